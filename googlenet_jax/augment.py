@@ -1,0 +1,54 @@
+"""From stored pixels to a network's input: pure, keyed, batched functions on the device."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+
+Pixels = UInt8[Array, "batch height width channels"]
+
+
+def normalize(
+    images: Pixels, mean: Sequence[float], std: Sequence[float]
+) -> Float[Array, "batch height width channels"]:
+    """Scales pixels to 0..1, then each channel by its mean and standard deviation."""
+    scaled = images.astype(jnp.float32) / 255
+    return (scaled - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)
+
+
+def crop(images: Pixels, offsets: Int[Array, "batch 2"], pad: int, mode: str) -> Pixels:
+    """Pads each image by `pad` pixels and cuts its own size out again at (row, column).
+
+    Args:
+      images: pixels, NHWC.
+      offsets: of each image's cut, 0 to 2 * pad.
+      pad: pixels on each side.
+      mode: "reflect" (the border pixel is not repeated) or "zeros" (black).
+    """
+    widths = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+    padded = jnp.pad(images, widths, mode="reflect" if mode == "reflect" else "constant")
+
+    def cut(image: Array, offset: Array) -> Array:
+        return lax.dynamic_slice(image, (offset[0], offset[1], 0), images.shape[1:])
+
+    return jax.vmap(cut)(padded, offsets)
+
+
+def flip(images: Pixels, chosen: Bool[Array, " batch"]) -> Pixels:
+    """Mirrors the chosen images left to right."""
+    return jnp.where(chosen[:, None, None, None], images[:, :, ::-1], images)
+
+
+def augment(
+    key: PRNGKeyArray, images: Pixels, *, pad: int, pad_mode: str, random_flip: bool
+) -> Pixels:
+    """The article's augmentation: a random crop of the padded image, a random mirror."""
+    crop_key, flip_key = jax.random.split(key)
+    if pad:
+        offsets = jax.random.randint(crop_key, (len(images), 2), 0, 2 * pad + 1)
+        images = crop(images, offsets, pad, pad_mode)
+    if random_flip:
+        images = flip(images, jax.random.bernoulli(flip_key, shape=(len(images),)))
+    return images

@@ -1,0 +1,270 @@
+"""Checkpoints: Orbax's, with a record beside the state and proof that both are whole.
+
+Orbax commits a checkpoint atomically but verifies no content: a flipped bit in an array file
+loads without a word. So two kinds of proof stand with each checkpoint. The record holds a digest
+of every leaf of the state, computed from the state before it was written, whatever devices it
+lies on. And once a checkpoint is committed, a seal lists the sha256 of each of its files, so
+that damage in a part that no leaf depends on is found too. A run that is killed between the two
+leaves a checkpoint without a seal, which its digests still prove.
+"""
+
+import contextlib
+import dataclasses
+import gc
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from googlenet_jax.errors import CheckpointError
+from googlenet_jax.state import TrainState
+from googlenet_jax.workdir import write_atomically
+
+SEAL = "seal.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a checkpoint holds beside the state, as JSON.
+
+    Attributes:
+      history: one entry for each finished epoch: a line of metrics.jsonl.
+      dataset: a `DatasetInfo` as a dict.
+      provenance: of the data, see `Dataset`.
+      epoch_seconds: wall-clock time spent in the unfinished epoch.
+    """
+
+    history: list[dict[str, Any]]
+    dataset: dict[str, Any]
+    provenance: dict[str, Any]
+    epoch_seconds: float = 0.0
+
+
+def rank(metrics: dict[str, float]) -> tuple[float, float]:
+    """The order of checkpoints: by accuracy, then by loss; of equals the later one is best."""
+    return metrics["accuracy"], -metrics["loss"]
+
+
+class Checkpoints:
+    """The checkpoints of one run: the latest two, and the best one by `rank`.
+
+    Use it as a context manager: leaving it waits for the last save.
+
+    Args:
+      directory: one folder a step.
+      writable: False for programs that only read; they clean up nothing.
+    """
+
+    def __init__(self, directory: Path, *, writable: bool = True):
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(
+            get_metric_fn=rank,
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self._directory = directory
+        self._orbax = ocp.training.Checkpointer(
+            directory.absolute(),
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
+            cleanup_tmp_directories=writable,
+        )
+        self._unsealed: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._settle()
+        self._orbax.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, in rising order."""
+        return [checkpoint.step for checkpoint in self._orbax.checkpoints]
+
+    @property
+    def best(self) -> int | None:
+        """The step of the best checkpoint; None where no evaluated one is left."""
+        evaluated = [c for c in self._orbax.checkpoints if c.metrics is not None]
+        ranked = sorted(evaluated, key=lambda c: rank(c.metrics))
+        return ranked[-1].step if ranked else None
+
+    def resolve(self, name: str) -> int:
+        """The step that "best", "latest" or a number names.
+
+        Raises:
+          CheckpointError: there is no such checkpoint; names those that are there.
+        """
+        step: int | None
+        if name == "best":
+            step = self.best
+        elif name == "latest":
+            step = max(self.steps, default=None)
+        else:
+            step = int(name) if name.isdecimal() else None
+        if step is None or step not in self.steps:
+            raise CheckpointError(
+                f"{self._directory}: no checkpoint {name!r}; there are: "
+                f"{', '.join(map(str, self.steps)) or 'none'} (or best, latest)"
+            )
+        return step
+
+    def save(
+        self, state: TrainState, record: Record, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Starts to save in the background; waits for the save before, if need be.
+
+        Args:
+          state: is copied before this returns and may be donated afterwards.
+          record: to stand beside it.
+          metrics: accuracy and loss that choose the best; None where it was not evaluated.
+        """
+        self._settle()
+        step = int(state.step)
+        values = dataclasses.asdict(record)
+        digests = {**_leaf_digests(state), "record": _digest(_canonical(values))}
+        self._orbax.save_checkpointables_async(
+            step,
+            {"state": state},
+            force=True,
+            overwrite=step in self.steps,
+            metrics=metrics,
+            custom_metadata={"record": values, "digests": digests},
+        )
+        self._unsealed = step
+
+    def read_record(self, step: int) -> Record:
+        """What stands beside the state of a checkpoint.
+
+        Raises:
+          CheckpointError: it is damaged.
+        """
+        return self._read_metadata(step)[0]
+
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, Record]:
+        """The state and the record of a checkpoint, verified.
+
+        Args:
+          step: of the checkpoint.
+          like: a state, or the shapes of one, as the run's config makes it.
+
+        Raises:
+          CheckpointError: it is damaged, or its state has another shape.
+        """
+        self._check_seal(step)
+        record, digests = self._read_metadata(step)
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like
+        )
+        try:
+            with _no_logging():
+                state = self._orbax.load_checkpointables(step, {"state": abstract})["state"]
+        except Exception as error:  # Orbax and TensorStore raise almost anything
+            raise self._damaged(step, f"cannot be read: {_first_line(error)}") from error
+        changed = [
+            name for name, digest in _leaf_digests(state).items() if digests.get(name) != digest
+        ]
+        if changed:
+            raise self._damaged(step, f"{len(changed)} arrays have changed, first {changed[0]}")
+        return state, record
+
+    def restore_newest(self, like: TrainState) -> tuple[TrainState, Record, list[CheckpointError]]:
+        """The newest checkpoint that verifies, and what was wrong with newer ones.
+
+        The damaged ones are deleted, once an older one is in hand: the run will write them anew.
+
+        Raises:
+          CheckpointError: none verifies; nothing is deleted.
+        """
+        problems: list[CheckpointError] = []
+        for step in reversed(self.steps):
+            try:
+                state, record = self.restore(step, like)
+            except CheckpointError as error:
+                problems.append(error)
+                continue
+            for newer in [s for s in self.steps if s > step]:
+                self._orbax.delete(newer)
+            return state, record, problems
+        newest = f"; the newest: {problems[0]}" if problems else ""
+        raise CheckpointError(f"none of {len(problems)} checkpoints is whole{newest}")
+
+    def _settle(self) -> None:
+        """Waits for the save under way and seals it."""
+        self._orbax.wait()
+        step, self._unsealed = self._unsealed, None
+        if step in self.steps:
+            folder = self._directory / str(step)
+            text = json.dumps(_file_digests(folder), indent=0)
+            write_atomically(folder / SEAL, text)
+
+    def _check_seal(self, step: int) -> None:
+        folder = self._directory / str(step)
+        try:
+            sealed = json.loads((folder / SEAL).read_text())
+        except FileNotFoundError:
+            return  # killed before it was sealed
+        except (OSError, ValueError) as error:
+            raise self._damaged(step, f"{SEAL} cannot be read") from error
+        found = _file_digests(folder)
+        if not isinstance(sealed, dict) or found != sealed:
+            names = sorted(set(found.items()) ^ set(getattr(sealed, "items", dict)()))
+            where = names[0][0] if names else SEAL
+            raise self._damaged(step, f"file {where} is not as it was written")
+
+    def _read_metadata(self, step: int) -> tuple[Record, dict[str, str]]:
+        try:
+            with _no_logging():
+                metadata = self._orbax.checkpointables_metadata(step).custom_metadata
+            values, digests = metadata["record"], metadata["digests"]
+            if _digest(_canonical(values)) != digests["record"]:
+                raise ValueError("its record has changed")
+            return Record(**values), digests
+        except Exception as error:  # as in `restore`
+            raise self._damaged(step, f"cannot be read: {_first_line(error)}") from error
+
+    def _damaged(self, step: int, why: str) -> CheckpointError:
+        return CheckpointError(f"checkpoint {step} in {self._directory} is damaged: {why}")
+
+
+@contextlib.contextmanager
+def _no_logging() -> Iterator[None]:
+    """Mutes the pages that Orbax and asyncio log about a damaged file: the error says it all."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        gc.collect()  # asyncio complains of a failed task when it is collected
+        logging.disable(logging.NOTSET)
+
+
+def _leaf_digests(state: TrainState) -> dict[str, str]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(state))
+    return {
+        jax.tree_util.keystr(path): _digest(f"{x.dtype}{x.shape}".encode(), np.asarray(x).tobytes())
+        for path, x in leaves
+    }
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEAL)
+    return {p.relative_to(folder).as_posix(): _digest(p.read_bytes()) for p in files}
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _canonical(values: Any) -> bytes:
+    return json.dumps(values, sort_keys=True).encode()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

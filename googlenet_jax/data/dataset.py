@@ -1,0 +1,129 @@
+"""What a source delivers, and what is made of it: splits, and the order of an epoch."""
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+from typing import Any, Self
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int, PRNGKeyArray, UInt8
+
+from googlenet_jax.errors import DataError
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """Images and their labels, on the host or on a device."""
+
+    images: UInt8[Array | np.ndarray, "examples height width channels"]
+    labels: Int[Array | np.ndarray, " examples"]
+
+    def __getitem__(self, index: Any) -> Self:
+        return type(self)(self.images[index], self.labels[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What a network must know of the images that it was trained on; saved with its weights.
+
+    Attributes:
+      name: of the data set.
+      class_names: by label.
+      image_shape: (height, width, channels).
+      mean: of each channel, of pixels scaled to 0..1.
+      std: of each channel.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict` behind a round trip through JSON."""
+        tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**tuples)  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set: its description, its images by split, and where they came from.
+
+    Attributes:
+      info: what a network must know of it.
+      splits: "train" and "test", and "valid" where some training images were set apart.
+      provenance: source, sha256 and whether that is the official one, for summary.json.
+    """
+
+    info: DatasetInfo
+    splits: dict["Split", Arrays]
+    provenance: dict[str, Any]
+
+    def with_validation(self, num_examples: int, seed: int) -> Self:
+        """Sets `num_examples` training images apart, equally many of each class.
+
+        Where the classes do not divide the number, the first ones give one image more.
+
+        Raises:
+          DataError: a class has too few images.
+        """
+        train = self.splits[Split.TRAIN]
+        rng = np.random.default_rng(seed)
+        chosen: list[np.ndarray] = []
+        for label in range(self.info.num_classes):
+            share = (num_examples + self.info.num_classes - 1 - label) // self.info.num_classes
+            members = np.flatnonzero(train.labels == label)
+            if share >= len(members):
+                raise DataError(
+                    f"data.valid_examples={num_examples}: takes {share} images of class "
+                    f"{self.info.class_names[label]!r}, which has {len(members)}"
+                )
+            chosen.append(rng.permutation(members)[:share])
+        is_valid = np.zeros(len(train.labels), bool)
+        is_valid[np.concatenate(chosen)] = True
+        splits = {**self.splits, Split.TRAIN: train[~is_valid], Split.VALID: train[is_valid]}
+        return dataclasses.replace(self, splits=splits)
+
+    def on_device(self) -> Self:
+        """The same data set with its arrays on the default device."""
+        return dataclasses.replace(self, splits=jax.device_put(self.splits))
+
+
+class Split(enum.StrEnum):
+    """A part of a data set."""
+
+    TRAIN = "train"
+    VALID = "valid"
+    TEST = "test"
+
+    def num_examples(self, dataset: Dataset) -> int:
+        """How many images this split of `dataset` has; 0 where there is no such split."""
+        return len(dataset.splits[self].labels) if self in dataset.splits else 0
+
+
+def epoch_order(key: PRNGKeyArray, epoch: int, num_examples: int) -> Int[Array, " examples"]:
+    """The order of the training examples in an epoch: a function of the key and its number."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
+
+
+def check_sum(source: str, found: str, official: Sequence[str], unofficial: bool) -> dict[str, Any]:
+    """The provenance of data whose sha256 is `found`.
+
+    Raises:
+      DataError: it is none of the official sums, and that was not allowed.
+    """
+    if found not in official and not unofficial:
+        raise DataError(
+            f"{source}: sha256 is {found}, the official one is {' or '.join(official)}; to use it "
+            "all the same, pass --config.data.unofficial=True"
+        )
+    return {"source": source, "sha256": found, "official": found in official}

@@ -1,0 +1,25 @@
+"""What can go wrong by the user's hand, and what can go wrong in a run.
+
+The programs turn the first into one line and exit status 2, the second into one line and exit
+status 1. Everything else is a defect of this project and keeps its traceback.
+"""
+
+
+class UserError(ValueError):
+    """A config, flag, data set, working directory or checkpoint that cannot be used as given."""
+
+
+class ConfigError(UserError):
+    """A config field whose value is not allowed; the message names field, value and range."""
+
+
+class DataError(UserError):
+    """Data that is missing, foreign, truncated or not what it claims to be."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is absent, damaged or of another run."""
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on, for example because its loss is no longer finite."""

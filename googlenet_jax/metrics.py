@@ -1,0 +1,77 @@
+"""Sums and counts of an epoch or an evaluation: exact, mergeable, cheap to carry."""
+
+import dataclasses
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """What has been seen so far, by class.
+
+    Attributes:
+      loss_sum: of every example's loss, in nats.
+      correct: examples whose likeliest class is the true one.
+      correct_top5: examples whose true class is among the five likeliest.
+      count: examples.
+    """
+
+    loss_sum: Float[Array, ""]
+    correct: Int[Array, " classes"]
+    correct_top5: Int[Array, " classes"]
+    count: Int[Array, " classes"]
+
+    @classmethod
+    def empty(cls, num_classes: int) -> Self:
+        """Nothing seen yet."""
+        zeros = jnp.zeros(num_classes, jnp.int32)
+        return cls(jnp.zeros((), jnp.float32), zeros, zeros, zeros)
+
+    @classmethod
+    def of_batch(
+        cls,
+        logits: Float[Array, "batch classes"],
+        labels: Int[Array, " batch"],
+        losses: Float[Array, " batch"],
+        mask: Bool[Array, " batch"] | None = None,
+    ) -> Self:
+        """The metrics of one batch, in which examples with a false `mask` do not count."""
+        if mask is None:
+            mask = jnp.ones(labels.shape, bool)
+        true_logit = jnp.take_along_axis(logits, labels[:, None], axis=1)
+        # Ties go to the lower class, as in argmax.
+        is_before = jnp.arange(logits.shape[1]) < labels[:, None]
+        ahead = (logits > true_logit) | ((logits == true_logit) & is_before)
+        rank = jnp.sum(ahead, axis=1)
+
+        def by_class(chosen: Bool[Array, " batch"]) -> Int[Array, " classes"]:
+            return jnp.zeros(logits.shape[1], jnp.int32).at[labels].add(chosen.astype(jnp.int32))
+
+        return cls(
+            loss_sum=jnp.sum(jnp.where(mask, losses, 0)).astype(jnp.float32),
+            correct=by_class(mask & (rank == 0)),
+            correct_top5=by_class(mask & (rank < 5)),
+            count=by_class(mask),
+        )
+
+    def merge(self, other: Self) -> Self:
+        """The metrics of both."""
+        return jax.tree.map(jnp.add, self, other)
+
+    def compute(self) -> dict[str, Any]:
+        """Mean loss in nats, and top-1, top-5 and per-class accuracy as fractions."""
+        seen = jax.device_get(self)
+        count = int(seen.count.sum())
+        per_class = seen.correct / np.maximum(seen.count, 1)
+        return {
+            "loss": float(seen.loss_sum / count),
+            "accuracy": float(seen.correct.sum() / count),
+            "top5_accuracy": float(seen.correct_top5.sum() / count),
+            "per_class_accuracy": [float(accuracy) for accuracy in per_class],
+            "examples": count,
+        }

@@ -1,0 +1,97 @@
+"""TrainState and its creation: the only place that splits and merges a Flax module.
+
+Everywhere else parameters and statistics are plain nested dicts of arrays: they cost least at
+each call of a compiled step, and any JAX code can read them.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from googlenet_jax.metrics import Metrics
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a run is made of, and all that a checkpoint holds.
+
+    Attributes:
+      step: optimizer steps taken.
+      params: trainable parameters, by layer.
+      batch_stats: BatchNorm's running mean and variance, by layer.
+      opt_state: momentum and the schedule's count.
+      metrics: sums over the current epoch's steps, in training mode.
+      graphdef: the network without its numbers; static.
+      optimizer: the update rule; static.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: PyTree
+    metrics: Metrics
+    graphdef: nnx.GraphDef = dataclasses.field(metadata={"static": True})
+    optimizer: optax.GradientTransformation = dataclasses.field(metadata={"static": True})
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some attributes changed."""
+        return dataclasses.replace(self, **changes)
+
+    def apply(
+        self, params: PyTree, images: Float[Array, "batch height width channels"], **kwargs: Any
+    ) -> tuple[Float[Array, "batch classes"], PyTree]:
+        """Logits, and BatchNorm's statistics after them, of the network with `params`.
+
+        Args:
+          params: in the shape of `self.params`.
+          images: normalised, NHWC.
+          **kwargs: `train`, and in training `key`.
+        """
+        # Without copy=True, BatchNorm writes into what jax.grad traces and raises.
+        model = nnx.merge(self.graphdef, params, self.batch_stats, copy=True)
+        logits = model(images, **kwargs)
+        return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+
+def create(
+    key: PRNGKeyArray,
+    build: Callable[[], nnx.Module],
+    optimizer: optax.GradientTransformation,
+    num_classes: int,
+) -> TrainState:
+    """A state at step 0, its parameters drawn from `key`.
+
+    Parameters that name an `init_bound` are uniform within it, cut in the order of their names
+    from one flat draw; the others keep the value that their module gave them.
+    """
+
+    def numbers(key: PRNGKeyArray) -> tuple[PyTree, PyTree, PyTree, Metrics]:
+        # Exhaustive on purpose: raises if a module holds anything else.
+        _, params, batch_stats = nnx.split(build(), nnx.Param, nnx.BatchStat)  # type: ignore[misc]
+        leaves = [param for _, param in nnx.to_flat_state(params)]
+        random = [param for param in leaves if param.has_metadata("init_bound")]
+        draw = jax.random.uniform(key, (sum(p.size for p in random),), minval=-1, maxval=1)
+        start = 0
+        for param in random:
+            cut = draw[start : start + param.size].reshape(param.shape)
+            param.set_value(cut * param.init_bound)
+            start += param.size
+        params = nnx.to_pure_dict(params)
+        return (
+            params,
+            nnx.to_pure_dict(batch_stats),
+            optimizer.init(params),
+            Metrics.empty(num_classes),
+        )
+
+    params, batch_stats, opt_state, metrics = jax.jit(numbers)(key)
+    graphdef = nnx.graphdef(nnx.eval_shape(build))
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, batch_stats, opt_state, metrics, graphdef, optimizer)

@@ -1,0 +1,91 @@
+"""A run's working directory: its config, its lock, the lines of its history."""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from googlenet_jax.config import Config
+from googlenet_jax.errors import CheckpointError, ConfigError, UserError
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Makes the directory and keeps other processes from training in it.
+
+    The kernel frees the lock when the process ends, however it ends.
+
+    Raises:
+      UserError: another process trains there, or it is no directory that can be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"--workdir={workdir}: another process is training there") from error
+        yield
+
+
+def read_config(workdir: Path) -> Config:
+    """The config that the run in `workdir` was started with.
+
+    Raises:
+      CheckpointError: there is no run.
+      ConfigError: the file is damaged.
+    """
+    path = workdir / CONFIG
+    try:
+        return Config.from_dict(json.loads(path.read_text()))
+    except OSError as error:
+        raise CheckpointError(f"--workdir={workdir}: holds no run (no {CONFIG})") from error
+    except (ValueError, AttributeError) as error:  # a ConfigError is a ValueError
+        raise ConfigError(f"{path}: not a config of this version: {error}") from error
+
+
+def write_config(workdir: Path, config: Config) -> None:
+    """Writes the complete config of a run."""
+    write_atomically(workdir / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def check_same_run(workdir: Path, config: Config) -> Config:
+    """The saved config, if `config` may go on with its run.
+
+    Raises:
+      ConfigError: it differs in a field that changes the result; names each with both values.
+    """
+    saved = read_config(workdir)
+    old = {name: value for name, _, value in saved.options()}
+    changed = [
+        f"{name} (was {old[name]!r}, is {value!r})"
+        for name, field, value in config.options()
+        if value != old[name] and not field.metadata["resumable"]
+    ]
+    if changed:
+        raise ConfigError(
+            f"--workdir={workdir}: holds another run: {', '.join(changed)}; "
+            "choose another directory, or the old values"
+        )
+    return saved
+
+
+def write_metrics(workdir: Path, history: list[dict[str, Any]]) -> None:
+    """Writes metrics.jsonl anew, one finished epoch a line, so that it is never torn or doubled."""
+    lines = "".join(json.dumps(entry) + "\n" for entry in history)
+    write_atomically(workdir / "metrics.jsonl", lines)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is either the old one or the whole new one, at any moment."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

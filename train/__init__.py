@@ -1,0 +1,1 @@
+"""The programs: `python -m train.main`, `python -m train.evaluate`."""

@@ -1,0 +1,119 @@
+"""What the programs share at their edges: exit statuses, signals, progress on the terminal."""
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Self
+
+from tqdm import tqdm
+
+from googlenet_jax.errors import TrainingError, UserError
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs a program to its exit: 0 done, 2 the user's input is wrong, 1 the run failed."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        _fail(error, 2)
+    except TrainingError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _fail(error: Exception, status: int) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(status)
+
+
+class StopRequest:
+    """The first SIGTERM or Ctrl-C, which asks for an orderly end.
+
+    Attributes:
+      signal: the one that came; None so far.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def listen(cls) -> "Iterator[StopRequest]":
+        """Notes the first such signal; the second one ends the process at once."""
+        request = cls()
+
+        def note(number: int, frame: FrameType | None) -> None:
+            request.signal = signal.Signals(number)
+            for each in previous:
+                signal.signal(each, signal.SIG_DFL)
+            print(f"{request.signal.name}: finishing the step and saving", file=sys.stderr)
+
+        previous = {each: signal.signal(each, note) for each in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield request
+        finally:
+            for each, handler in previous.items():
+                signal.signal(each, handler)
+
+    def check(self, save: Callable[[], None], steps_done: int) -> None:
+        """Saves and ends the program, if a signal came.
+
+        Raises:
+          SystemExit: with 128 + the signal's number.
+        """
+        if self.signal:
+            save()
+            print(f"saving step {steps_done}; the same command goes on from there", flush=True)
+            sys.exit(128 + self.signal)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+class Progress:
+    """An epoch's progress: a bar on a terminal, else now and then a line.
+
+    Args:
+      title: for example "epoch 3/100".
+      done: steps of the epoch taken before.
+      total: steps of the epoch.
+    """
+
+    LINE_SECONDS = 30.0
+
+    def __init__(self, title: str, done: int, total: int):
+        self._title = title
+        self._total = total
+        self._bar = tqdm(
+            desc=title,
+            initial=done,
+            total=total,
+            unit="step",
+            leave=False,
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def update(self, done: int, **values: str) -> None:
+        """Shows the steps taken, and values such as the loss."""
+        text = " ".join(f"{name} {value}" for name, value in values.items())
+        if not self._bar.disable:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._last_line > self.LINE_SECONDS:
+            self._last_line = time.monotonic()
+            print(f"[{self._title}] step {done}/{self._total} {text}", flush=True)

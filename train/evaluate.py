@@ -1,0 +1,86 @@
+"""Evaluates a checkpoint: python -m train.evaluate --workdir runs/digits --split test."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from googlenet_jax.errors import UserError
+from train import console
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and leave the exit status to the caller."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a UserError."""
+        raise UserError(f"{message} (see python -m {self.prog} --help)")
+
+
+def main(argv: list[str]) -> None:
+    """Prints loss and accuracies, and writes them beside the checkpoints as JSON."""
+    parser = Parser(
+        "train.evaluate",
+        description="Evaluates a checkpoint of a run on every image of a split.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="of the run")
+    parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
+    parser.add_argument("--split", default="test", choices=("train", "valid", "test"))
+    parser.add_argument("--data-path", default="", help="of the data, if it is elsewhere now")
+    arguments = parser.parse_args(argv)
+
+    result = evaluate(arguments.workdir, arguments.checkpoint, arguments.split, arguments.data_path)
+    name = f"evaluation_{arguments.split}_{result['step']}.json"
+    (arguments.workdir / name).write_text(json.dumps(result, indent=2) + "\n")
+    print(
+        f"{arguments.split} split, {result['examples']:,} images, checkpoint of step "
+        f"{result['step']} (epoch {result['epoch']}): loss {result['loss']:.4f}, "
+        f"top-1 {result['accuracy']:.4f}, top-5 {result['top5_accuracy']:.4f}"
+    )
+    for label, accuracy in result["per_class_accuracy"].items():
+        print(f"  {label:12} {accuracy:.4f}")
+    print(f"written to {arguments.workdir / name}")
+
+
+def evaluate(workdir: Path, checkpoint: str, split_name: str, data_path: str) -> dict[str, Any]:
+    """The metrics of one split under one checkpoint, and what they were measured on.
+
+    Raises:
+      UserError: run, checkpoint, split or data cannot be used.
+    """
+    # Imported here so that a mistake on the command line is told before JAX has loaded.
+    from googlenet_jax import data, step
+    from googlenet_jax.augment import normalize
+    from googlenet_jax.loading import load_model
+    from googlenet_jax.workdir import read_config
+
+    config = read_config(workdir)
+    model = load_model(workdir, checkpoint)
+    config.data.path = data_path or config.data.path
+    dataset = data.load(config.data, config.seed)
+    split = data.Split(split_name)
+    if split not in dataset.splits:
+        raise UserError(f"--split={split}: the run has none (data.valid_examples=0)")
+    metrics = step.evaluate(
+        model.state,
+        dataset.splits[split],
+        batch_size=config.eval.batch_size,
+        preprocess=lambda key, images: normalize(images, model.info.mean, model.info.std),
+    ).compute()
+    assert metrics["examples"] == split.num_examples(dataset), "an image was lost or doubled"
+    per_class = dict(zip(model.info.class_names, metrics.pop("per_class_accuracy"), strict=True))
+    return {
+        "checkpoint": checkpoint,
+        "step": int(model.state.step),
+        "epoch": len(model.record.history),
+        "split": split_name,
+        **metrics,
+        "per_class_accuracy": per_class,
+        "data": dataset.provenance,
+    }
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,126 @@
+"""The command line of `train.main`.
+
+ml_collections' config flags do the typed overrides. Around them, this module finds shipped
+configs by name, checks names and values, and turns each mistake into one line.
+"""
+
+import importlib.resources
+import textwrap
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from googlenet_jax.config import Config, check_name
+from googlenet_jax.errors import ConfigError, UserError
+
+USAGE = """\
+usage: python -m train.main --config CONFIG [--config.FIELD=VALUE ...] [--workdir DIR]
+
+Trains a network. A working directory that holds checkpoints is resumed.
+
+  --config CONFIG        a file, or the name of a shipped config: {shipped}
+  --config.FIELD=VALUE   override a setting (below)
+  --workdir DIR          where the run is kept; default: runs/<config name>
+  --help                 this text
+
+settings and their defaults:
+"""
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs of the `configs` package, by name."""
+    folder = Path(str(importlib.resources.files("configs")))
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
+
+
+def help_text() -> str:
+    """Every flag and every setting with its default, meaning and range."""
+    lines = [USAGE.format(shipped=", ".join(shipped_configs()))]
+    for name, field, _ in Config().options():
+        lines.append(f"  --config.{name}={field.default!r}")
+        limits = "True or False" if field.type is bool else field.metadata["limits"]
+        meaning = field.metadata["help"] + (f" ({limits})" if limits else "")
+        lines += textwrap.wrap(meaning, 88, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return "\n".join(lines)
+
+
+def parse(argv: list[str]) -> tuple[Config, Path]:
+    """The config and the working directory that the arguments name.
+
+    Raises:
+      UserError: anything is wrong with them.
+    """
+    argv = _join_values(argv)
+    names = [value for name, _, value in map(_split, argv) if name == "config"]
+    if len(names) != 1 or not names[0]:
+        raise UserError(
+            "--config is required once; shipped configs: "
+            f"{', '.join(shipped_configs())}; --help lists all settings"
+        )
+    path = _find(names[0])
+    for argument in argv:
+        _check(argument)
+
+    values = flags.FlagValues()
+    arguments = [f"--config={path}" if _split(a)[0] == "config" else a for a in argv]
+    config_flags.DEFINE_config_file(
+        "config", flag_values=values, sys_argv=["main", *arguments], lock_config=False
+    )
+    flags.DEFINE_string("workdir", f"runs/{path.stem}", "", flag_values=values)
+    try:
+        values(["main", *arguments])
+    except (flags.Error, TypeError, ValueError, AttributeError) as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    except Exception as error:  # the user's own file may raise anything
+        raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
+    config = values.config
+    if not isinstance(config, Config):
+        raise ConfigError(f"--config={path}: get_config() must return a googlenet_jax Config")
+    return config.validate(), Path(values.workdir)
+
+
+def _split(argument: str) -> tuple[str, str, str]:
+    """("config.seed", "=", "3") of "--config.seed=3"."""
+    return argument.lstrip("-").partition("=") if argument.startswith("-") else ("", "", argument)
+
+
+def _join_values(argv: list[str]) -> list[str]:
+    """Writes each "--name value" as "--name=value"."""
+    joined: list[str] = []
+    for argument in argv:
+        is_value = not argument.startswith("-") or argument[1:2].isdigit()
+        if is_value and joined and joined[-1].startswith("-") and "=" not in joined[-1]:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _find(name: str) -> Path:
+    """A config file by its path, or a shipped one by its name or its path in a clone."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    # In a directory without the clone, configs/digits.py is the shipped one too.
+    if path in (Path(path.stem), Path("configs", f"{path.stem}.py")) and path.stem in shipped:
+        return shipped[path.stem]
+    raise UserError(
+        f"--config={name}: no such file or shipped config; there are: {', '.join(shipped)}"
+    )
+
+
+def _check(argument: str) -> None:
+    name, equals, _ = _split(argument)
+    group, _, field = name.partition(".")
+    if not name:
+        raise UserError(f"{argument}: not a flag; overrides are --config.FIELD=VALUE")
+    if name == "workdir" or (group == "config" and not field):
+        pass
+    elif group != "config":
+        raise UserError(f"--{name}: no such flag; there are --config, --config.FIELD, --workdir")
+    elif check_name(field) not in {option for option, _, _ in Config().options()}:
+        raise UserError(f"--{name}: a group of settings; name one, as --config.{field}.FIELD=VALUE")
+    if not equals:
+        raise UserError(f"--{name}: needs a value")

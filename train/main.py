@@ -1,0 +1,20 @@
+"""Trains a network: python -m train.main --config configs/digits.py --workdir runs/digits."""
+
+from train import console, flags
+
+
+def main(argv: list[str]) -> None:
+    """From flags to a trained network."""
+    if {"--help", "-h", "--helpfull"} & set(argv):
+        print(flags.help_text())
+        return
+    config, workdir = flags.parse(argv)
+
+    # JAX is imported once the flags are known to be right: a mistake in them is told at once.
+    from train.loop import train_and_evaluate
+
+    train_and_evaluate(config, workdir)
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,126 @@
+"""Where a run starts: at step 0, or where its working directory says it stopped."""
+
+import dataclasses
+from pathlib import Path
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from googlenet_jax import optimizer
+from googlenet_jax.checkpoint import Checkpoints, Record
+from googlenet_jax.config import Config
+from googlenet_jax.data import Dataset, Split
+from googlenet_jax.errors import ConfigError, DataError
+from googlenet_jax.loading import start_from
+from googlenet_jax.state import TrainState
+from googlenet_jax.workdir import check_same_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a run is divided.
+
+    Attributes:
+      steps_per_epoch: whole batches of the training split.
+      total_steps: of the run.
+    """
+
+    steps_per_epoch: int
+    total_steps: int
+
+    @classmethod
+    def of(cls, config: Config, num_examples: int) -> Self:
+        """The plan of a run on so many training images.
+
+        Raises:
+          ConfigError: they do not fill one batch.
+        """
+        steps_per_epoch = num_examples // config.train.batch_size
+        if not steps_per_epoch:
+            raise ConfigError(
+                f"train.batch_size={config.train.batch_size}: there are {num_examples} images"
+            )
+        return cls(steps_per_epoch, config.train.steps or config.train.epochs * steps_per_epoch)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run, the last of which may end early."""
+        return -(-self.total_steps // self.steps_per_epoch)
+
+    def epoch_end(self, epoch: int) -> int:
+        """The number of steps taken when epoch (from 0) is over."""
+        return min((epoch + 1) * self.steps_per_epoch, self.total_steps)
+
+    def schedule(self, config: Config) -> optax.Schedule:
+        """The learning rate by step."""
+        return optimizer.create_schedule(config.optimizer, self.steps_per_epoch, self.total_steps)
+
+
+def restore_or_start(
+    config: Config,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    dataset: Dataset,
+    fresh: TrainState,
+) -> tuple[TrainState, Record]:
+    """The state to go on from, and what stands beside it; says on the terminal which it is.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      checkpoints: in it.
+      dataset: of the run.
+      fresh: the state at step 0.
+
+    Raises:
+      UserError: the workdir holds another run, or a checkpoint that is needed is damaged.
+    """
+    if not checkpoints.steps:
+        if config.train.init_from:
+            fresh = start_from(fresh, config.train.init_from)
+        return fresh, Record([], dataclasses.asdict(dataset.info), dataset.provenance)
+
+    saved = check_same_run(workdir, config)
+    state, record, problems = checkpoints.restore_newest(fresh)
+    found, before = dataset.provenance["sha256"], record.provenance["sha256"]
+    if found != before:
+        raise DataError(f"{dataset.info.name}: sha256 is {found}; the run began with {before}")
+    num_examples = Split.TRAIN.num_examples(dataset)
+    plan = Plan.of(config, num_examples)
+    check_extension(saved, config, num_examples, int(state.step))
+    # An epoch that the old end cut short is not over in a longer run.
+    whole = [
+        entry for entry in record.history if entry["step"] == plan.epoch_end(entry["epoch"] - 1)
+    ]
+    for problem in problems:
+        print(f"warning: {problem}; going back to the one before", flush=True)
+    print(f"resuming {workdir} at step {state.step} of {plan.total_steps}", flush=True)
+    return state, dataclasses.replace(record, history=whole)
+
+
+def check_extension(saved: Config, config: Config, num_examples: int, steps_done: int) -> None:
+    """Lets a run go on with another length if that changes nothing of what it has done.
+
+    Raises:
+      ConfigError: the new length is over already, or the schedule would have been another one.
+    """
+    old, new = Plan.of(saved, num_examples), Plan.of(config, num_examples)
+    if new == old:
+        return
+    change = (
+        f"train.epochs={config.train.epochs}, train.steps={config.train.steps} (were "
+        f"{saved.train.epochs}, {saved.train.steps})"
+    )
+    if new.total_steps < steps_done:
+        raise ConfigError(f"{change}: the run has already taken {steps_done} steps")
+    steps = jnp.arange(steps_done)
+    rates = [jax.vmap(plan.schedule(config))(steps) for plan in (old, new)]
+    if not np.array_equal(*rates):
+        raise ConfigError(
+            f"{change}: optimizer.schedule={config.optimizer.schedule!r} would have had other "
+            f"learning rates in the {steps_done} steps already taken; start a new --workdir, "
+            "with train.init_from to keep the weights"
+        )
