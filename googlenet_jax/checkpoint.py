@@ -14,7 +14,7 @@ import gc
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,13 +37,27 @@ class Record:
       history: one entry for each finished epoch: a line of metrics.jsonl.
       dataset: a `DatasetInfo` as a dict.
       provenance: of the data, see `Dataset`.
-      epoch_seconds: wall-clock time spent in the unfinished epoch.
+      epoch_seconds: what the steps of the unfinished epoch have taken so far.
     """
 
     history: list[dict[str, Any]]
     dataset: dict[str, Any]
     provenance: dict[str, Any]
     epoch_seconds: float = 0.0
+
+
+class _Best:
+    """The preservation policy that keeps `Checkpoints.best`.
+
+    Orbax's own BestN reads a file of metrics beside the state, and with one damaged bit in it
+    the directory cannot be opened any more.
+    """
+
+    def __init__(self, checkpoints: "Checkpoints"):
+        self._checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [info.step == self._checkpoints.best for info in checkpoints]
 
 
 def rank(metrics: dict[str, float]) -> tuple[float, float]:
@@ -63,18 +77,18 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, writable: bool = True):
         policies = ocp.training.preservation_policies
-        best = policies.BestN(
-            get_metric_fn=rank,
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
         self._directory = directory
         self._orbax = ocp.training.Checkpointer(
             directory.absolute(),
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), _Best(self)]),
             cleanup_tmp_directories=writable,
         )
         self._unsealed: int | None = None
+        self._metrics: dict[int, dict[str, float]] = {}
+        for step in self.steps:
+            with contextlib.suppress(CheckpointError):  # a damaged one is not the best one
+                if metrics := self._read_metadata(step)["metrics"]:
+                    self._metrics[step] = metrics
 
     def __enter__(self) -> Self:
         return self
@@ -91,9 +105,8 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """The step of the best checkpoint; None where no evaluated one is left."""
-        evaluated = [c for c in self._orbax.checkpoints if c.metrics is not None]
-        ranked = sorted(evaluated, key=lambda c: rank(c.metrics))
-        return ranked[-1].step if ranked else None
+        ranked = sorted(self._metrics, key=lambda step: (*rank(self._metrics[step]), step))
+        return ranked[-1] if ranked else None
 
     def resolve(self, name: str) -> int:
         """The step that "best", "latest" or a number names.
@@ -127,15 +140,19 @@ class Checkpoints:
         """
         self._settle()
         step = int(state.step)
-        values = dataclasses.asdict(record)
-        digests = {**_leaf_digests(state), "record": _digest(_canonical(values))}
+        proven = {
+            "record": dataclasses.asdict(record),
+            "metrics": metrics,
+            "leaves": _leaf_digests(state),
+        }
+        if metrics:
+            self._metrics[step] = metrics
         self._orbax.save_checkpointables_async(
             step,
             {"state": state},
             force=True,
             overwrite=step in self.steps,
-            metrics=metrics,
-            custom_metadata={"record": values, "digests": digests},
+            custom_metadata={**proven, "digest": _digest(_canonical(proven))},
         )
         self._unsealed = step
 
@@ -145,7 +162,7 @@ class Checkpoints:
         Raises:
           CheckpointError: it is damaged.
         """
-        return self._read_metadata(step)[0]
+        return Record(**self._read_metadata(step)["record"])
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, Record]:
         """The state and the record of a checkpoint, verified.
@@ -157,8 +174,7 @@ class Checkpoints:
         Raises:
           CheckpointError: it is damaged, or its state has another shape.
         """
-        self._check_seal(step)
-        record, digests = self._read_metadata(step)
+        metadata = self._read_metadata(step)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like
@@ -169,11 +185,13 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise almost anything
             raise self._damaged(step, f"cannot be read: {_first_line(error)}") from error
         changed = [
-            name for name, digest in _leaf_digests(state).items() if digests.get(name) != digest
+            name
+            for name, digest in _leaf_digests(state).items()
+            if metadata["leaves"].get(name) != digest
         ]
         if changed:
             raise self._damaged(step, f"{len(changed)} arrays have changed, first {changed[0]}")
-        return state, record
+        return state, Record(**metadata["record"])
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Record, list[CheckpointError]]:
         """The newest checkpoint that verifies, and what was wrong with newer ones.
@@ -192,6 +210,7 @@ class Checkpoints:
                 continue
             for newer in [s for s in self.steps if s > step]:
                 self._orbax.delete(newer)
+                self._metrics.pop(newer, None)
             return state, record, problems
         newest = f"; the newest: {problems[0]}" if problems else ""
         raise CheckpointError(f"none of {len(problems)} checkpoints is whole{newest}")
@@ -219,14 +238,14 @@ class Checkpoints:
             where = names[0][0] if names else SEAL
             raise self._damaged(step, f"file {where} is not as it was written")
 
-    def _read_metadata(self, step: int) -> tuple[Record, dict[str, str]]:
+    def _read_metadata(self, step: int) -> dict[str, Any]:
+        self._check_seal(step)  # first, because Orbax is loud about what it cannot read
         try:
             with _no_logging():
-                metadata = self._orbax.checkpointables_metadata(step).custom_metadata
-            values, digests = metadata["record"], metadata["digests"]
-            if _digest(_canonical(values)) != digests["record"]:
+                metadata = dict(self._orbax.checkpointables_metadata(step).custom_metadata)
+            if metadata.pop("digest") != _digest(_canonical(metadata)):
                 raise ValueError("its record has changed")
-            return Record(**values), digests
+            return metadata
         except Exception as error:  # as in `restore`
             raise self._damaged(step, f"cannot be read: {_first_line(error)}") from error
 

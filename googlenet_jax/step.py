@@ -59,7 +59,7 @@ def train_step(
         opt_state=opt_state,
         metrics=state.metrics.merge(Metrics.of_batch(logits, labels, losses)),
     )
-    return state, StepReport(loss, optax.global_norm(gradients))
+    return state, StepReport(loss, optax.tree.norm(gradients))
 
 
 @functools.partial(

@@ -71,12 +71,6 @@ class StopRequest:
             sys.exit(128 + self.signal)
 
 
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-
-
 class Progress:
     """An epoch's progress: a bar on a terminal, else now and then a line.
 

@@ -25,12 +25,16 @@ from googlenet_jax.report.tensorboard import TensorBoard
 from googlenet_jax.state import TrainState
 from googlenet_jax.step import StepReport
 from googlenet_jax.workdir import CHECKPOINTS, lock, write_atomically, write_config, write_metrics
-from train.console import Progress, StopRequest, duration
+from train import messages
+from train.console import Progress, StopRequest
 from train.resume import Plan, restore_or_start
 
 # A call of the compiled steps lasts about this long: long enough to hide the way to the device
 # and back, short enough to serve signals and the bar. Its length changes no bit of the result.
 CALL_SECONDS = 0.5
+
+TrainSteps = Callable[..., tuple[TrainState, StepReport]]
+"""`step.train_steps`, compiled for a run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +80,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     config.validate()
     with lock(workdir), StopRequest.listen() as stop:
         dataset = data.load(config.data, config.seed).on_device()
-        print(f"data: {describe_data(dataset)}", flush=True)
+        print(f"data: {messages.describe_data(dataset)}", flush=True)
         plan = Plan.of(config, Split.TRAIN.num_examples(dataset))
         schedule = plan.schedule(config)
         # A key for each use: drawing more weights must not change the order of the images.
@@ -90,7 +94,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
             dataset.info.num_classes,
         )
         parameters = sum(leaf.size for leaf in jax.tree.leaves(train_state.params))
-        print(f"model: {describe_model(config, parameters)}", flush=True)
+        print(f"model: {messages.describe_model(config, parameters)}", flush=True)
 
         with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
             train_state, record = restore_or_start(
@@ -104,7 +108,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     summary = summarize(config, record, parameters)
     write_atomically(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
     draw_curves(record.history, workdir / "curves.png", str(workdir))
-    print(describe_result(summary, workdir))
+    print(messages.describe_result(summary, workdir))
     return summary
 
 
@@ -113,105 +117,84 @@ def train_epochs(run: Run, workdir: Path, train_state: TrainState, record: Recor
     if len(record.history) == run.plan.epochs:
         return record
     train_steps, preprocess = compile_steps(run, train_state)
-    started, first_step = time.monotonic(), int(train_state.step)
+    every = run.config.eval.every_epochs
     with TensorBoard(workdir / "tensorboard", record.history) as board:
         # The history has a line for each finished epoch, so it says which one comes next.
         for epoch in range(len(record.history), run.plan.epochs):
-            epoch_started = time.monotonic() - record.epoch_seconds
-            train_state, images_per_second = train_epoch(
-                run, train_steps, train_state, record, epoch
-            )
-            steps_done = int(train_state.step)
+            train_state, train_seconds = train_epoch(run, train_steps, train_state, record, epoch)
+            started, steps_done = time.monotonic(), int(train_state.step)
+            metrics = {Split.TRAIN: train_state.metrics}
+            if (epoch + 1) % every == 0 or epoch + 1 == run.plan.epochs:
+                metrics |= evaluate_splits(run, train_state, preprocess)
+            images = (steps_done - epoch * run.plan.steps_per_epoch) * run.config.train.batch_size
             entry: dict[str, Any] = {
                 "epoch": epoch + 1,
                 "step": steps_done,
-                **measure("train", train_state.metrics),
-            }
-            if (epoch + 1) % run.config.eval.every_epochs == 0 or epoch + 1 == run.plan.epochs:
-                for split in (Split.VALID, Split.TEST):
-                    if split in run.dataset.splits:
-                        metrics = step.evaluate(
-                            train_state,
-                            run.dataset.splits[split],
-                            batch_size=run.config.eval.batch_size,
-                            preprocess=preprocess,
-                        )
-                        entry |= measure(split, metrics)
-            entry |= {
+                **scalars(metrics),
                 "learning_rate": float(run.schedule(steps_done - 1)),
-                "images_per_second": images_per_second,
-                "seconds": time.monotonic() - epoch_started,
+                "images_per_second": images / train_seconds,
+                "seconds": train_seconds + time.monotonic() - started,
             }
             record = dataclasses.replace(
                 record, history=[*record.history, entry], epoch_seconds=0.0
             )
-            # The checkpoint first: a line of metrics.jsonl never runs ahead of it for good.
+            # The checkpoint first: what metrics.jsonl lacks is rewritten from it on resume.
             run.checkpoints.save(train_state, record, selection_metrics(entry))
             write_metrics(workdir, record.history)
             board.write(entry)
-            pace = (time.monotonic() - started) / (steps_done - first_step or 1)
-            left = pace * (run.plan.total_steps - steps_done)
-            print(epoch_line(entry, run.plan.epochs, left), flush=True)
+            print(messages.epoch_line(record.history, run.plan), flush=True)
     return record
 
 
 def train_epoch(
-    run: Run,
-    train_steps: Callable[..., tuple[TrainState, StepReport]],
-    train_state: TrainState,
-    record: Record,
-    epoch: int,
-) -> tuple[TrainState, float | None]:
-    """Takes the steps that are left of an epoch (from 0); returns images/s as well.
+    run: Run, train_steps: TrainSteps, train_state: TrainState, record: Record, epoch: int
+) -> tuple[TrainState, float]:
+    """Takes the steps that are left of an epoch (from 0); returns what all of them took, in s.
 
     Raises:
       TrainingError: loss or gradient are not finite; nothing is saved.
       SystemExit: a signal came; the state is saved.
     """
-    train = run.dataset.splits[Split.TRAIN]
+    train, every = run.dataset.splits[Split.TRAIN], run.config.checkpoint.every_steps
     order = data.epoch_order(run.order_key, epoch, len(train.labels))
     start, end = epoch * run.plan.steps_per_epoch, run.plan.epoch_end(epoch)
     steps_done, call_steps = int(train_state.step), 1
-    timed_steps, timed_seconds = 0, 0.0
-    epoch_started = time.monotonic() - record.epoch_seconds
+    epoch_seconds = record.epoch_seconds
 
     def save() -> None:
-        seconds = time.monotonic() - epoch_started
-        run.checkpoints.save(train_state, dataclasses.replace(record, epoch_seconds=seconds))
+        unfinished = dataclasses.replace(record, epoch_seconds=epoch_seconds)
+        run.checkpoints.save(train_state, unfinished)
 
     with Progress(f"epoch {epoch + 1}/{run.plan.epochs}", steps_done - start, end - start) as bar:
         while steps_done < end:
             run.stop.check(save, steps_done)
             until = min(end, steps_done + call_steps)
-            if every := run.config.checkpoint.every_steps:
+            if every:
                 until = min(until, (steps_done // every + 1) * every)
-            call_started = time.monotonic()
+            num_steps = until - steps_done
+            called = time.monotonic()
             train_state, report = train_steps(
-                train_state, train, order, jnp.int32(until - steps_done), run.step_key
+                train_state, train, order, jnp.int32(num_steps), run.step_key
             )
             seen = train_state.metrics.compute()  # waits for the device
-            seconds = time.monotonic() - call_started
+            seconds = time.monotonic() - called
             check_finite(run, int(train_state.step), report)
-            timed_steps, timed_seconds = timed_steps + until - steps_done, timed_seconds + seconds
-            longest = (until - steps_done) * CALL_SECONDS / seconds
-            call_steps = max(1, round(min(longest, 2 * (until - steps_done))))
-            steps_done = until
+
+            steps_done, epoch_seconds = until, epoch_seconds + seconds
+            call_steps = max(1, round(min(CALL_SECONDS / seconds, 2) * num_steps))
+            if every and steps_done % every == 0 and steps_done < end:
+                save()
             bar.update(
                 steps_done - start,
                 loss=f"{seen['loss']:.4f}",
-                accuracy=f"{seen['accuracy']:.4f}",
                 learning_rate=f"{float(run.schedule(steps_done - 1)):.4g}",
+                images_per_second=f"{num_steps * run.config.train.batch_size / seconds:.0f}",
             )
-            if every and steps_done % every == 0 and steps_done < end:
-                save()
         run.stop.check(save, steps_done)
-    batch_size = run.config.train.batch_size
-    return train_state, timed_steps * batch_size / timed_seconds if timed_steps else None
+    return train_state, epoch_seconds
 
 
-def compile_steps(
-    run: Run, train_state: TrainState
-) -> tuple[Callable[..., tuple[TrainState, StepReport]], step.Preprocess]:
+def compile_steps(run: Run, train_state: TrainState) -> tuple[TrainSteps, step.Preprocess]:
     """The compiled training steps, and the preprocessing for evaluation."""
     info, config = run.dataset.info, run.config.data
 
@@ -240,10 +223,33 @@ def compile_steps(
     return compiled, normalize
 
 
-def measure(split: str, metrics: Metrics) -> dict[str, float]:
-    """The loss and the accuracy of a split, under metrics.jsonl's names."""
-    values = metrics.compute()
-    return {f"{split}_{name}": values[name] for name in ("loss", "accuracy")}
+def evaluate_splits(
+    run: Run, train_state: TrainState, preprocess: step.Preprocess
+) -> dict[Split, Metrics]:
+    """The metrics of every split but the training one, on each of its images."""
+    metrics: dict[Split, Metrics] = {}
+    for split, arrays in run.dataset.splits.items():
+        if split is not Split.TRAIN:
+            metrics[split] = step.evaluate(
+                train_state,
+                arrays,
+                batch_size=run.config.eval.batch_size,
+                preprocess=preprocess,
+            )
+            seen = int(metrics[split].count.sum())
+            assert seen == split.num_examples(run.dataset), "an image was lost or doubled"
+    return metrics
+
+
+def scalars(metrics: dict[Split, Metrics]) -> dict[str, float]:
+    """Loss and accuracy of each split, under metrics.jsonl's names."""
+    values = {split: each.compute() for split, each in metrics.items()}
+    return {
+        f"{split}_{name}": values[split][name]
+        for split in Split
+        if split in values
+        for name in ("loss", "accuracy")
+    }
 
 
 def check_finite(run: Run, step_number: int, report: StepReport) -> None:
@@ -260,44 +266,3 @@ def check_finite(run: Run, step_number: int, report: StepReport) -> None:
             f"rate {float(run.schedule(step_number - 1)):.4g}; "
             f"{last if run.checkpoints.steps else 'there is no checkpoint yet'}"
         )
-
-
-def describe_data(dataset: Dataset) -> str:
-    """Name, sizes and provenance in one line."""
-    sizes = [f"{s.num_examples(dataset):,} {s}" for s in Split if s in dataset.splits]
-    official = "official" if dataset.provenance["official"] else "NOT the official data"
-    return f"{dataset.info.name}, {', '.join(sizes)} images, {official}"
-
-
-def describe_model(config: Config, parameters: int) -> str:
-    """Name, size, precision and device in one line."""
-    return (
-        f"{config.model.name}, {parameters:,} parameters, {config.model.dtype} with "
-        f"{config.model.matmul_precision} precision, on {jax.devices()[0].device_kind}"
-    )
-
-
-def epoch_line(entry: dict[str, Any], epochs: int, seconds_left: float) -> str:
-    """The line that a finished epoch prints."""
-    values = [
-        f"{name} {value:.4f}"
-        for name, value in entry.items()
-        if name.endswith(("_loss", "_accuracy"))
-    ]
-    speed = entry["images_per_second"]
-    return (
-        f"[epoch {entry['epoch']}/{epochs}] {' '.join(values)} "
-        f"learning_rate {entry['learning_rate']:.4g} "
-        f"images/s {f'{speed:.0f}' if speed else '-'} left {duration(seconds_left)}"
-    )
-
-
-def describe_result(summary: dict[str, Any], workdir: Path) -> str:
-    """Final and best accuracy, each with its epoch."""
-    final, best = summary["final"], summary["best"]
-    return (
-        f"done in {duration(summary['wall_seconds'])}: test accuracy "
-        f"{final['test_accuracy']:.4f} at the end (epoch {final['epoch']}), "
-        f"{best['test_accuracy']:.4f} at epoch {best['epoch']}, "
-        f"which is best on the {summary['best_chosen_on']} split; {workdir}/curves.png"
-    )

@@ -1,0 +1,58 @@
+"""The lines that a run prints."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from googlenet_jax.config import Config
+from googlenet_jax.data import Dataset, Split
+from train.resume import Plan
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+def describe_data(dataset: Dataset) -> str:
+    """Name, sizes and provenance in one line."""
+    sizes = [f"{s.num_examples(dataset):,} {s}" for s in Split if s in dataset.splits]
+    official = "official" if dataset.provenance["official"] else "NOT the official data"
+    return f"{dataset.info.name}, {', '.join(sizes)} images, {official}"
+
+
+def describe_model(config: Config, parameters: int) -> str:
+    """Name, size, precision and device in one line."""
+    return (
+        f"{config.model.name}, {parameters:,} parameters, {config.model.dtype} with "
+        f"{config.model.matmul_precision} precision, on {jax.devices()[0].device_kind}"
+    )
+
+
+def epoch_line(history: list[dict[str, Any]], plan: Plan) -> str:
+    """What the last epoch came to, and the time that is left at the pace so far."""
+    entry = history[-1]
+    values = " ".join(
+        f"{name} {value:.4f}"
+        for name, value in entry.items()
+        if name.endswith(("_loss", "_accuracy"))
+    )
+    pace = sum(epoch["seconds"] for epoch in history) / entry["step"]
+    return (
+        f"[epoch {entry['epoch']}/{plan.epochs}] {values} "
+        f"learning_rate {entry['learning_rate']:.4g} images/s {entry['images_per_second']:.0f} "
+        f"left {duration(pace * (plan.total_steps - entry['step']))}"
+    )
+
+
+def describe_result(summary: dict[str, Any], workdir: Path) -> str:
+    """Final and best accuracy, each with its epoch."""
+    final, best = summary["final"], summary["best"]
+    return (
+        f"done in {duration(summary['wall_seconds'])}: test accuracy "
+        f"{final['test_accuracy']:.4f} at the end (epoch {final['epoch']}), "
+        f"{best['test_accuracy']:.4f} at epoch {best['epoch']}, "
+        f"which is best on the {summary['best_chosen_on']} split; {workdir}/curves.png"
+    )
