@@ -18,5 +18,5 @@ def get_config() -> Config:
         model=ModelConfig(width_multiplier=0.25),
         data=DataConfig(name="digits", pad=1, pad_mode="zeros", flip=False),
         optimizer=OptimizerConfig(schedule_per="step", warmup_epochs=2.0),
-        train=TrainConfig(batch_size=64, epochs=30),
+        train=TrainConfig(batch_size=32, epochs=40),
     )

@@ -94,7 +94,8 @@ class Progress:
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
         )
-        self._last_line = time.monotonic()
+        self._first, self._started = done, time.monotonic()
+        self._last_line = self._started
 
     def __enter__(self) -> Self:
         return self
@@ -102,12 +103,17 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
-    def update(self, done: int, **values: str) -> None:
+    def update(self, done: int, values: dict[str, str]) -> None:
         """Shows the steps taken, and values such as the loss."""
         text = " ".join(f"{name} {value}" for name, value in values.items())
         if not self._bar.disable:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(done - self._bar.n)
-        elif time.monotonic() - self._last_line > self.LINE_SECONDS:
-            self._last_line = time.monotonic()
-            print(f"[{self._title}] step {done}/{self._total} {text}", flush=True)
+        elif (now := time.monotonic()) - self._last_line > self.LINE_SECONDS:
+            self._last_line = now
+            left = (now - self._started) / (done - self._first) * (self._total - done)
+            print(
+                f"[{self._title}] step {done}/{self._total} {text} "
+                f"left {tqdm.format_interval(left)}",
+                flush=True,
+            )

@@ -184,12 +184,12 @@ def train_epoch(
             call_steps = max(1, round(min(CALL_SECONDS / seconds, 2) * num_steps))
             if every and steps_done % every == 0 and steps_done < end:
                 save()
-            bar.update(
-                steps_done - start,
-                loss=f"{seen['loss']:.4f}",
-                learning_rate=f"{float(run.schedule(steps_done - 1)):.4g}",
-                images_per_second=f"{num_steps * run.config.train.batch_size / seconds:.0f}",
-            )
+            shown = {
+                "loss": f"{seen['loss']:.4f}",
+                "learning_rate": f"{float(run.schedule(steps_done - 1)):.4g}",
+                "images/s": f"{num_steps * run.config.train.batch_size / seconds:.0f}",
+            }
+            bar.update(steps_done - start, shown)
         run.stop.check(save, steps_done)
     return train_state, epoch_seconds
 
@@ -209,6 +209,7 @@ def compile_steps(run: Run, train_state: TrainState) -> tuple[TrainSteps, step.P
         return normalize(None, augmented)
 
     train = run.dataset.splits[Split.TRAIN]
+    print("compiling the training steps", flush=True)
     started = time.monotonic()
     compiled = step.train_steps.lower(
         train_state,

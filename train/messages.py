@@ -4,16 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from tqdm import tqdm
 
 from googlenet_jax.config import Config
 from googlenet_jax.data import Dataset, Split
 from train.resume import Plan
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def describe_data(dataset: Dataset) -> str:
@@ -43,7 +38,7 @@ def epoch_line(history: list[dict[str, Any]], plan: Plan) -> str:
     return (
         f"[epoch {entry['epoch']}/{plan.epochs}] {values} "
         f"learning_rate {entry['learning_rate']:.4g} images/s {entry['images_per_second']:.0f} "
-        f"left {duration(pace * (plan.total_steps - entry['step']))}"
+        f"left {tqdm.format_interval(pace * (plan.total_steps - entry['step']))}"
     )
 
 
@@ -51,7 +46,7 @@ def describe_result(summary: dict[str, Any], workdir: Path) -> str:
     """Final and best accuracy, each with its epoch."""
     final, best = summary["final"], summary["best"]
     return (
-        f"done in {duration(summary['wall_seconds'])}: test accuracy "
+        f"done in {tqdm.format_interval(summary['wall_seconds'])}: test accuracy "
         f"{final['test_accuracy']:.4f} at the end (epoch {final['epoch']}), "
         f"{best['test_accuracy']:.4f} at epoch {best['epoch']}, "
         f"which is best on the {summary['best_chosen_on']} split; {workdir}/curves.png"

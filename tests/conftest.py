@@ -1,0 +1,23 @@
+"""How every test runs: on the CPU, with shapes checked and silent conversions refused."""
+
+import os
+from typing import Any, Self
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported
+
+import beartype
+import jax
+import jaxtyping
+
+# The annotations of the library are checked at every call. Beartype accepts `Self` only where it
+# decorates whole classes, and jaxtyping gives it one method at a time: there `Self` means Any.
+# The tower is Python's rule that an int is a float.
+checked = beartype.beartype(
+    conf=beartype.BeartypeConf(
+        hint_overrides=beartype.FrozenDict({Self: Any}), is_pep484_tower=True
+    )
+)
+jaxtyping.install_import_hook("googlenet_jax", "conftest.checked")
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
