@@ -1,6 +1,7 @@
 """Sums and counts of an epoch or an evaluation: exact, mergeable, cheap to carry."""
 
 import dataclasses
+import typing
 from typing import Any, Self
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
+@typing.no_type_check  # JAX also builds it of shapes and other stand-ins for arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Metrics:

@@ -20,8 +20,10 @@ from jaxtyping import Array, Float
 Padding = tuple[tuple[int, int], tuple[int, int]]
 """((low, high) of the height, (low, high) of the width), in pixels."""
 
-Images = Float[Array, "batch height width channels"]
+Images = Float[Array, "batch height width in_channels"]
 Kernel = Float[Array, "kernel_height kernel_width in_channels out_channels"]
+Outputs = Float[Array, "batch out_height out_width out_channels"]
+Pooled = Float[Array, "batch out_height out_width in_channels"]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -64,7 +66,7 @@ def same_padding(size: int) -> Padding:
 
 def _native_conv(
     x: Images, kernel: Kernel, stride: int, padding: Padding, precision: str
-) -> Images:
+) -> Outputs:
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT, precision=precision
     )
@@ -72,7 +74,7 @@ def _native_conv(
 
 def _conv_as_product(
     x: Images, kernel: Kernel, stride: int, padding: Padding, precision: str
-) -> Images:
+) -> Outputs:
     if kernel.shape[:2] == (1, 1) and stride == 1 and padding == same_padding(1):
         return jnp.matmul(x, kernel[0, 0], precision=precision)
     return _native_conv(x, kernel, stride, padding, precision)
@@ -81,7 +83,7 @@ def _conv_as_product(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def conv(
     x: Images, kernel: Kernel, stride: int, padding: Padding, precision: str = "default"
-) -> Images:
+) -> Outputs:
     """Cross-correlation of images with a kernel, as deep learning's "convolution".
 
     Args:
@@ -101,18 +103,18 @@ def conv(
 
 def _conv_forward(
     x: Images, kernel: Kernel, stride: int, padding: Padding, precision: str
-) -> tuple[Images, tuple[Images, Kernel]]:
+) -> tuple[Outputs, tuple[Images, Kernel]]:
     return conv(x, kernel, stride, padding, precision), (x, kernel)
 
 
 def _conv_backward(
-    stride: int, padding: Padding, precision: str, saved: tuple[Images, Kernel], gradient: Images
+    stride: int, padding: Padding, precision: str, saved: tuple[Images, Kernel], gradient: Outputs
 ) -> tuple[Images, Kernel]:
-    def native(x: Images, kernel: Kernel, gradient: Images) -> tuple[Images, Kernel]:
+    def native(x: Images, kernel: Kernel, gradient: Outputs) -> tuple[Images, Kernel]:
         _, vjp = jax.vjp(lambda x, k: _native_conv(x, k, stride, padding, precision), x, kernel)
         return vjp(gradient)
 
-    def as_products(x: Images, kernel: Kernel, gradient: Images) -> tuple[Images, Kernel]:
+    def as_products(x: Images, kernel: Kernel, gradient: Outputs) -> tuple[Images, Kernel]:
         return (
             _input_gradient(x.shape, kernel, gradient, stride, padding, precision),
             _kernel_gradient(x, kernel.shape, gradient, stride, padding, precision),
@@ -124,7 +126,7 @@ def _conv_backward(
 def _input_gradient(
     shape: tuple[int, ...],
     kernel: Kernel,
-    gradient: Images,
+    gradient: Outputs,
     stride: int,
     padding: Padding,
     precision: str,
@@ -144,7 +146,7 @@ def _input_gradient(
 def _kernel_gradient(
     x: Images,
     shape: tuple[int, ...],
-    gradient: Images,
+    gradient: Outputs,
     stride: int,
     padding: Padding,
     precision: str,
@@ -162,7 +164,7 @@ conv.defvjp(_conv_forward, _conv_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def max_pool(x: Images, window: int, stride: int, padding: Padding) -> Images:
+def max_pool(x: Images, window: int, stride: int, padding: Padding) -> Pooled:
     """The maximum of each `window` x `window` square; padding never wins.
 
     The gradient of a square goes to its first maximum in row-major order, on every backend.
@@ -178,7 +180,7 @@ def _windows(x: Images, window: int, stride: int, padding: Padding) -> Iterator[
     return _shifted_views(x, (window, window), stride, padding, -jnp.inf)
 
 
-def _native_max_pool(x: Images, window: int, stride: int, padding: Padding) -> Images:
+def _native_max_pool(x: Images, window: int, stride: int, padding: Padding) -> Pooled:
     return lax.reduce_window(
         x,
         -jnp.inf,
@@ -191,19 +193,19 @@ def _native_max_pool(x: Images, window: int, stride: int, padding: Padding) -> I
 
 def _max_pool_forward(
     x: Images, window: int, stride: int, padding: Padding
-) -> tuple[Images, tuple[Images, Images]]:
+) -> tuple[Pooled, tuple[Images, Pooled]]:
     maxima = max_pool(x, window, stride, padding)
     return maxima, (x, maxima)
 
 
 def _max_pool_backward(
-    window: int, stride: int, padding: Padding, saved: tuple[Images, Images], gradient: Images
+    window: int, stride: int, padding: Padding, saved: tuple[Images, Pooled], gradient: Pooled
 ) -> tuple[Images]:
-    def native(x: Images, maxima: Images, gradient: Images) -> tuple[Images]:
+    def native(x: Images, maxima: Pooled, gradient: Pooled) -> tuple[Images]:
         _, vjp = jax.vjp(lambda x: _native_max_pool(x, window, stride, padding), x)
         return vjp(gradient)
 
-    def by_winner(x: Images, maxima: Images, gradient: Images) -> tuple[Images]:
+    def by_winner(x: Images, maxima: Pooled, gradient: Pooled) -> tuple[Images]:
         winner = jnp.zeros(maxima.shape, jnp.uint8)
         views = list(_windows(x, window, stride, padding))
         for tap in reversed(range(window**2)):  # the first of equal maxima is written last

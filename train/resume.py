@@ -81,7 +81,7 @@ def restore_or_start(
     if not checkpoints.steps:
         if config.train.init_from:
             fresh = start_from(fresh, config.train.init_from)
-        return fresh, Record([], dataclasses.asdict(dataset.info), dataset.provenance)
+        return fresh, Record([], dataset.info.to_dict(), dataset.provenance)
 
     saved = check_same_run(workdir, config)
     state, record, problems = checkpoints.restore_newest(fresh)

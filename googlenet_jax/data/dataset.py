@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import typing
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 from googlenet_jax.errors import DataError
 
 
+@typing.no_type_check  # JAX also builds it of shapes and other stand-ins for arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Arrays:
@@ -47,9 +49,14 @@ class DatasetInfo:
         """The number of classes."""
         return len(self.class_names)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON has them: lists for tuples."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict` behind a round trip through JSON."""
+        """The inverse of `to_dict`."""
         tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**tuples)  # type: ignore[arg-type]
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from googlenet_jax import ops
 
 Images = Float[Array, "batch height width channels"]
+Features = Float[Array, "batch height width out_channels"]
 
 
 class Widths(NamedTuple):
@@ -72,7 +73,7 @@ class Conv(nnx.Module):
         self.dtype = dtype
         self.precision = precision
 
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Features:
         """The convolved images, in the compute type."""
         kernel, bias = self.kernel.astype(self.dtype), self.bias.astype(self.dtype)
         return ops.conv(x.astype(self.dtype), kernel, 1, self.padding, self.precision) + bias
@@ -106,7 +107,7 @@ class Unit(nnx.Module):
             out_channels, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=nnx.Rngs(0)
         )
 
-    def __call__(self, x: Images, train: bool) -> Images:
+    def __call__(self, x: Images, train: bool) -> Features:
         """The unit's response; in training, by the batch's statistics."""
         return jax.nn.relu(self.bn(self.conv(x), use_running_average=not train))
 
@@ -126,7 +127,7 @@ class Inception(nnx.Module):
         self.pool_proj = unit(in_channels, widths.pool_proj, 1)
         self.out_channels = widths.conv1x1 + widths.conv3x3 + widths.conv5x5 + widths.pool_proj
 
-    def __call__(self, x: Images, train: bool) -> Images:
+    def __call__(self, x: Images, train: bool) -> Features:
         """The four branches' channels, in the paper's order."""
         pooled = ops.max_pool(x, 3, 1, ops.same_padding(3))
         branches = [
@@ -215,7 +216,7 @@ class GoogLeNet(nnx.Module):
         return self.fc(x)
 
 
-def trunk_pool(x: Images) -> Images:
+def trunk_pool(x: Images) -> Float[Array, "batch out_height out_width channels"]:
     """A 3x3/2 max pooling that keeps the last partial window."""
     height, width = x.shape[1:3]
     return ops.max_pool(x, 3, 2, (ops.ceil_padding(height, 3, 2), ops.ceil_padding(width, 3, 2)))

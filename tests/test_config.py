@@ -1,0 +1,220 @@
+"""The settings: what is refused and how, and what the shipped configs say."""
+
+import importlib
+import json
+import math
+import pkgutil
+
+import pytest
+
+import configs
+from googlenet_jax.config import Config
+from googlenet_jax.errors import ConfigError
+
+
+def set_option(config, name, value):
+    *groups, last = name.split(".")
+    for group in groups:
+        config = getattr(config, group)
+    setattr(config, last, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        # Types. True is an int to Python, and no batch size; text is no number.
+        ("seed", "1", "of type int"),
+        ("seed", 1.0, "of type int"),
+        ("seed", None, "of type int"),
+        ("train.batch_size", True, "of type int"),
+        ("optimizer.learning_rate", True, "of type float"),
+        ("optimizer.learning_rate", "0.1", "of type float"),
+        ("data.flip", 1, "of type bool"),
+        ("data.path", 3, "of type str"),
+        # Limits, each at its edge.
+        ("seed", -1, "at least 0"),
+        ("train.batch_size", 0, "at least 1"),
+        ("train.epochs", 0, "at least 1"),
+        ("eval.every_epochs", 0, "at least 1"),
+        ("data.pad", -1, "at least 0"),
+        ("optimizer.weight_decay", -1e-9, "at least 0 and finite"),
+        ("model.width_multiplier", 0.0, "greater than 0 and finite"),
+        ("optimizer.learning_rate", 0, "greater than 0 and finite"),
+        ("model.dropout_rate", 1.0, "at least 0 and less than 1"),
+        ("optimizer.momentum", -0.1, "at least 0 and less than 1"),
+        # Choices.
+        ("model.name", "resnet", "one of googlenet"),
+        ("model.dtype", "float16", "one of float32, bfloat16"),
+        ("model.matmul_precision", "", "one of default, high, highest"),
+        ("data.name", "mnist", "one of cifar10, digits"),
+        ("data.pad_mode", "edge", "one of reflect, zeros"),
+        ("optimizer.schedule", "Cosine", "one of cosine, constant"),
+        ("optimizer.schedule_per", "batch", "one of epoch, step"),
+        # What compares with nothing, and what is larger than everything.
+        *[
+            (name, value, allowed)
+            for value in (math.inf, -math.inf, math.nan)
+            for name, allowed in (
+                ("optimizer.learning_rate", "greater than 0 and finite"),
+                ("optimizer.warmup_epochs", "at least 0 and finite"),
+                ("optimizer.momentum", "at least 0 and less than 1"),
+            )
+        ],
+    ],
+)
+def test_a_value_that_is_not_allowed(name, value, allowed):
+    config = Config()
+    set_option(config, name, value)
+    with pytest.raises(ConfigError) as caught:
+        config.validate()
+    assert str(caught.value) == f"{name}={value!r}: must be {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("optimizer.learning_rate", 1),  # an integer is a fine float
+        ("model.width_multiplier", 2),
+        ("model.dropout_rate", 0.0),
+        ("model.dropout_rate", 0.999),
+        ("optimizer.weight_decay", 0.0),
+        ("train.batch_size", 1),
+        ("seed", 0),
+        ("data.unofficial", True),
+    ],
+)
+def test_a_value_that_is_allowed(name, value):
+    config = Config()
+    set_option(config, name, value)
+    assert config.validate() is config
+
+
+def test_defaults_are_allowed_and_described():
+    for _, field, _ in Config().validate().options():
+        assert field.metadata["help"]
+
+
+def other_value(field, value):
+    """Some allowed value that is not the default."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        for choice in ("digits", "bfloat16", "highest", "zeros", "constant", "step", "a/b"):
+            if choice != value and field.metadata["is_allowed"](choice):
+                return choice
+        return value  # one choice only
+    return value / 2 + 0.125 if isinstance(value, float) else value + 1
+
+
+def test_round_trip_through_json_keeps_every_field():
+    config = Config()
+    changed = 0
+    for name, field, value in Config().options():
+        set_option(config, name, other_value(field, value))
+        changed += other_value(field, value) != value
+    names = [name for name, _, _ in config.options()]
+    assert changed == len(names) - 2  # model.name and optimizer.name have one choice each
+    again = Config.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again != Config()
+
+
+def test_absent_fields_keep_their_defaults():
+    config = Config.from_dict({"seed": 3, "data": {"pad": 2}})
+    expected = Config()
+    expected.seed = 3
+    expected.data.pad = 2
+    assert config == expected
+
+
+def test_configs_share_nothing():
+    first = Config()
+    first.data.pad = 1
+    assert Config().data.pad == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "unknown", "nearest"),
+    [
+        ({"sed": 1}, "sed", "seed"),
+        ({"data": {"padd": 1}}, "data.padd", "data.pad"),
+        ({"optimizer": {"learning_rat": 1.0}}, "optimizer.learning_rat", "optimizer.learning_rate"),
+        ({"optimiser": {"momentum": 0.5}}, "optimiser", None),
+    ],
+)
+def test_an_unknown_field_suggests_the_nearest(values, unknown, nearest):
+    with pytest.raises(ConfigError) as caught:
+        Config.from_dict(values)
+    message = str(caught.value)
+    assert message.startswith(f"{unknown}: no such field; did you mean ")
+    if nearest:
+        assert message == f"{unknown}: no such field; did you mean {nearest}?"
+
+
+def test_from_dict_validates():
+    with pytest.raises(ConfigError, match=r"^train\.epochs=0: must be at least 1$"):
+        Config.from_dict({"train": {"epochs": 0}})
+
+
+@pytest.mark.parametrize("values", [{"data": 3}, {"data": None}, {"seed": {"pad": 1}}])
+def test_a_group_is_no_value_and_a_value_no_group(values):
+    with pytest.raises(ConfigError):
+        Config.from_dict(values)
+
+
+SHIPPED = [module.name for module in pkgutil.iter_modules(configs.__path__)]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configs_are_allowed(name):
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    config = get_config().validate()
+    assert config == get_config()
+    assert config is not get_config()
+
+
+def test_some_configs_are_shipped():
+    assert {"cifar10", "digits"} <= set(SHIPPED)
+
+
+def test_cifar10_is_the_article_s_row_8():
+    """Every number, typed from DESIGN.md 1.1 and 1.2, so that a changed default shows here."""
+    config = importlib.import_module("configs.cifar10").get_config()
+    assert config.to_dict() == {
+        "seed": 0,
+        "model": {
+            "name": "googlenet",
+            "width_multiplier": 1.0,
+            "dropout_rate": 0.4,
+            "dtype": "float32",
+            "matmul_precision": "default",
+        },
+        "data": {
+            "name": "cifar10",
+            "path": "",
+            "unofficial": False,
+            "valid_examples": 0,  # the article chose on the test set
+            "max_train_examples": 0,
+            "pad": 4,
+            "pad_mode": "reflect",
+            "flip": True,
+        },
+        "optimizer": {
+            "name": "sgd",
+            "learning_rate": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "schedule": "cosine",
+            "schedule_per": "epoch",
+            "warmup_epochs": 0.0,
+        },
+        "train": {"batch_size": 128, "epochs": 100, "steps": 0, "init_from": ""},
+        "checkpoint": {"every_steps": 0},
+        "eval": {"every_epochs": 1, "batch_size": 250},
+    }
+
+
+def test_what_a_resumed_run_may_change():
+    """How far and how often to save, and where the data lie; nothing that alters the numbers."""
+    resumable = {n for n, field, _ in Config().options() if field.metadata["resumable"]}
+    assert resumable == {"data.path", "train.epochs", "train.steps", "checkpoint.every_steps"}

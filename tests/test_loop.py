@@ -1,0 +1,122 @@
+"""The whole program on the shipped digits config, made small."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits
+from googlenet_jax.checkpoint import Checkpoints
+from googlenet_jax.errors import ConfigError
+from googlenet_jax.loading import load_model
+from train import console, main
+from train.loop import train_and_evaluate
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compilation_cache(tmp_path_factory):
+    """Runs of this module that differ in length only are compiled once."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+def small_config():
+    """8 steps an epoch."""
+    config = digits.get_config()
+    config.model.width_multiplier = 1 / 16
+    config.data.max_train_examples = 70
+    config.data.valid_examples = 20
+    config.train.batch_size = 8
+    config.train.epochs = 3
+    config.eval.every_epochs = 2
+    return config
+
+
+def test_a_run_leaves_everything_it_promises(tmp_path, capfd):
+    config = small_config()
+    summary = train_and_evaluate(config, tmp_path)
+
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    every_epoch = {"epoch", "step", "train_loss", "train_accuracy"}
+    every_epoch |= {"learning_rate", "images_per_second", "seconds"}
+    evaluated = {"valid_loss", "valid_accuracy", "test_loss", "test_accuracy"}
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert [line["step"] for line in lines] == [8, 16, 24]
+    # The second epoch by every_epochs, the third because it is the last.
+    assert [set(line) for line in lines] == [every_epoch, *2 * [every_epoch | evaluated]]
+
+    assert json.loads((tmp_path / "config.json").read_text()) == config.to_dict()
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert summary["final"] == lines[-1]
+    assert summary["best"] == max(
+        lines[1:], key=lambda e: (e["valid_accuracy"], -e["valid_loss"], e["epoch"])
+    )
+    assert summary["best_chosen_on"] == "valid"
+    assert summary["data"]["official"] is True
+    assert summary["dtype"], summary["matmul_precision"] == ("float32", "default")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))) == 1
+    with Checkpoints(tmp_path / "checkpoints", writable=False) as checkpoints:
+        assert {16, 24} <= set(checkpoints.steps)
+        assert checkpoints.best == summary["best"]["step"]
+
+    output = capfd.readouterr().out
+    assert "[epoch 3/3] train_loss" in output
+    assert "best on the valid split" in output
+
+    # The same command again finds nothing to do and changes nothing.
+    before = load_model(tmp_path, "latest")
+    again = train_and_evaluate(config, tmp_path)
+    assert again == summary
+    assert "compil" not in capfd.readouterr().out
+    assert same_bits(before, load_model(tmp_path, "latest"))
+
+
+def same_bits(first, second):
+    leaves = [jax.tree.leaves(model.state) for model in (first, second)]
+    return all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
+def test_a_longer_run_extends_a_shorter_one_where_the_schedule_allows_it(tmp_path, capfd):
+    """Also where the short one ended within an epoch."""
+    config = small_config()
+    config.optimizer.schedule = "constant"
+    config.train.steps = 12
+    train_and_evaluate(config, tmp_path / "whole")
+    config.train.steps = 5
+    train_and_evaluate(config, tmp_path / "extended")
+    assert load_model(tmp_path / "extended", "latest").record.history[-1]["step"] == 5
+    config.train.steps = 12
+    train_and_evaluate(config, tmp_path / "extended")
+    whole, extended = (load_model(tmp_path / name, "latest") for name in ("whole", "extended"))
+    assert same_bits(whole, extended)
+    assert [line["step"] for line in extended.record.history] == [8, 12]
+
+    config.train.steps = 4
+    with pytest.raises(ConfigError, match="already taken 12 steps"):
+        train_and_evaluate(config, tmp_path / "extended")
+
+
+def test_a_run_that_diverges_says_where_and_keeps_the_last_checkpoint(tmp_path, capfd, monkeypatch):
+    arguments = [
+        *("--config", "digits", "--workdir", str(tmp_path), "--config.train.batch_size=8"),
+        *("--config.model.width_multiplier=0.0625", "--config.data.max_train_examples=70"),
+        *("--config.optimizer.learning_rate=1e30", "--config.checkpoint.every_steps=1"),
+    ]
+    monkeypatch.setattr(sys, "argv", ["train.main", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        console.run(main.main)
+    assert exit_.value.code == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: not finite at step ")
+    for word in ("loss", "gradient norm", "learning rate", "the last good checkpoint is step"):
+        assert word in line
+    with Checkpoints(tmp_path / "checkpoints", writable=False) as checkpoints:
+        assert f"checkpoint is step {max(checkpoints.steps)}" in line
+    assert all(
+        np.isfinite(leaf).all()
+        for leaf in jax.tree.leaves(load_model(tmp_path, "latest").state.params)
+    )

@@ -1,0 +1,352 @@
+"""Wrong input ends in one line that names the culprit, exit status 2, and an untouched workdir."""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_run
+
+import train.evaluate
+import train.main
+from train import console
+
+ROOT = Path(__file__).parents[1]
+DIGITS = "--config=digits"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return tiny_run.make(tmp_path_factory)
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    """A copy of a finished run, to be used wrongly."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def refused(capfd, monkeypatch):
+    """Runs a program in this process and returns its complaint without the "error: "."""
+
+    def run(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            console.run(main)
+        return complaint(exit_info.value.code, capfd.readouterr().err)
+
+    return run
+
+
+def complaint(status, stderr):
+    assert status == 2, stderr
+    lines = stderr.splitlines()
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith("error: ")
+    return lines[0].removeprefix("error: ")
+
+
+def assert_names(message, *culprits):
+    for culprit in culprits:
+        assert str(culprit) in message, message
+
+
+def files(folder):
+    """The contents of every file but the lock, which says nothing about the run."""
+    paths = [folder] if folder.is_file() else sorted(folder.rglob("*"))
+    return {path: path.read_bytes() for path in paths if path.is_file() and path.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprits"),
+    [
+        ([], ["--config is required", "cifar10, digits"]),
+        (["--config"], ["--config is required"]),
+        (["--config="], ["--config is required"]),
+        (["--config", "--config.seed=1"], ["--config is required"]),
+        ([DIGITS, "--config=cifar10"], ["--config is required once"]),
+        (["--config=digitz"], ["--config=digitz", "cifar10, digits"]),
+        (["--config=no/such.py"], ["--config=no/such.py", "cifar10, digits"]),
+        (["--config=configs"], ["--config=configs", "cifar10, digits"]),
+        ([DIGITS, "--config.train.epoch=3"], ["train.epoch:", "did you mean train.epochs?"]),
+        ([DIGITS, "--config.sed=3"], ["sed:", "did you mean seed?"]),
+        ([DIGITS, "--config.seed.x=3"], ["seed.x:", "no such field"]),
+        ([DIGITS, "--config.=3"], ["--config."]),
+        ([DIGITS, "--config.train=3"], ["--config.train:", "--config.train.FIELD=VALUE"]),
+        ([DIGITS, "--config.train.epochs"], ["--config.train.epochs: needs a value"]),
+        ([DIGITS, "--config.train.epochs", "--config.seed=1"], ["train.epochs: needs a value"]),
+        ([DIGITS, "--workdir"], ["--workdir: needs a value"]),
+        ([DIGITS, "--config.train.epochs=ten"], ["train.epochs", "ten"]),
+        ([DIGITS, "--config.train.epochs=1.5"], ["train.epochs", "1.5"]),
+        ([DIGITS, "--config.train.epochs="], ["train.epochs"]),
+        ([DIGITS, "--config.data.flip=maybe"], ["data.flip", "maybe"]),
+        ([DIGITS, "--config.optimizer.learning_rate=fast"], ["optimizer.learning_rate", "fast"]),
+        ([DIGITS, "--config.train.epochs=0"], ["train.epochs=0", "at least 1"]),
+        ([DIGITS, "--config.seed", "-3"], ["seed=-3", "at least 0"]),
+        ([DIGITS, "--config.model.dropout_rate=1"], ["model.dropout_rate=1", "less than 1"]),
+        ([DIGITS, "--config.optimizer.learning_rate=nan"], ["optimizer.learning_rate=nan"]),
+        ([DIGITS, "--config.optimizer.learning_rate=inf"], ["optimizer.learning_rate=inf"]),
+        ([DIGITS, "--config.model.dtype=float16"], ["model.dtype='float16'", "bfloat16"]),
+        ([DIGITS, "--config.data.name=mnist"], ["data.name='mnist'", "cifar10, digits"]),
+        ([DIGITS, "--seed=3"], ["--seed: no such flag"]),
+        ([DIGITS, "--wordkir", "x"], ["--wordkir: no such flag"]),
+        ([DIGITS, "seed=3"], ["seed=3: not a flag"]),
+        ([DIGITS, "--workdir=x", "y"], ["y: not a flag"]),
+    ],
+    ids=lambda part: " ".join(part),
+)
+def test_flags(refused, arguments, culprits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a default workdir would appear
+    assert_names(refused(train.main.main, *arguments), *culprits)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "culprits"),
+    [
+        ("def get_config(:\n", ["SyntaxError", "line 1"]),
+        ("x = 1\n", ["get_config"]),
+        ("def get_config():\n    return {'seed': 3}\n", ["get_config() must return", "Config"]),
+        ("def get_config():\n    return None\n", ["get_config() must return", "Config"]),
+        ("import no_such_module\n", ["no_such_module"]),
+        ("def get_config():\n    return 1 / 0\n", ["ZeroDivisionError"]),
+        (
+            "from googlenet_jax.config import Config\n"
+            "def get_config():\n    return Config(sed=3)\n",
+            ["sed"],
+        ),
+        (
+            "from googlenet_jax.config import Config\n"
+            "def get_config():\n    return Config(seed='3')\n",
+            ["seed='3'", "int"],
+        ),
+    ],
+    ids=["syntax", "no get_config", "dict", "None", "import", "raises", "field", "type"],
+)
+@pytest.mark.parametrize("override", [[], ["--config.seed=3"]], ids=["plain", "override"])
+def test_config_file(refused, text, culprits, override, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    if override and "seed='3'" in culprits:
+        pytest.skip("the override mends it")
+    message = refused(train.main.main, f"--config={path}", *override)
+    assert_names(message, *culprits)
+    if "seed='3'" not in culprits:  # that one names the field, as for an override
+        assert_names(message, path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprits"),
+    [
+        (["--config=cifar10"], ["data.path=''", "cifar-10-binary.tar.gz"]),
+        (["--config=cifar10", "--config.data.path=no.tar.gz"], ["data.path='no.tar.gz'"]),
+        ([DIGITS, "--config.data.path=digits.npz"], ["data.path='digits.npz'", "embedded"]),
+        ([DIGITS, "--config.train.batch_size=2000"], ["train.batch_size=2000", "1442 images"]),
+        (
+            [DIGITS, "--config.data.max_train_examples=64", "--config.train.batch_size=65"],
+            ["train.batch_size=65", "64 images"],
+        ),
+        ([DIGITS, "--config.data.valid_examples=1440"], ["data.valid_examples=1440", "144"]),
+        (
+            [DIGITS, "--config.data.max_train_examples=1443"],
+            ["data.max_train_examples=1443", "1442"],
+        ),
+        ([DIGITS, "--config.train.init_from=no/run"], ["train.init_from", "no/run"]),
+    ],
+    ids=lambda part: " ".join(part),
+)
+def test_data(refused, arguments, culprits, tmp_path):
+    workdir = tmp_path / "run"
+    message = refused(train.main.main, *arguments, "--workdir", workdir)
+    assert_names(message, *culprits)
+    assert files(workdir) == {}  # a later, right start finds nothing to stumble over
+
+
+@pytest.mark.parametrize("unofficial", [False, True])
+@pytest.mark.parametrize("content", [b"", b"no archive" * 100, b"\x1f\x8b" + bytes(100)])
+def test_archive(refused, unofficial, content, tmp_path):
+    archive = tmp_path / "cifar-10-binary.tar.gz"
+    archive.write_bytes(content)
+    message = refused(
+        train.main.main,
+        *("--config=cifar10", f"--config.data.path={archive}", "--workdir", tmp_path / "run"),
+        f"--config.data.unofficial={unofficial}",
+    )
+    expected = "not a readable gzipped tar" if unofficial else "--config.data.unofficial=True"
+    assert_names(message, archive, expected)
+    assert files(tmp_path / "run") == {}
+
+
+@pytest.mark.parametrize("below", ["", "run"], ids=["a file", "below a file"])
+def test_workdir_is_a_file(refused, below, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("precious")
+    message = refused(train.main.main, DIGITS, "--workdir", path / below)
+    assert_names(message, f"--workdir={path / below}")
+    assert path.read_text() == "precious"
+
+
+def test_workdir_in_use(refused, workdir):
+    before = files(workdir)
+    with (workdir / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        message = refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir)
+    assert_names(message, f"--workdir={workdir}", "another process")
+    assert files(workdir) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "culprits"),
+    [
+        (["--config.seed=5"], ["seed (was 0, is 5)"]),
+        (
+            ["--config.optimizer.learning_rate=0.2", "--config.data.pad=2"],
+            ["optimizer.learning_rate (was 0.1, is 0.2)", "data.pad (was 1, is 2)"],
+        ),
+        (["--config.train.steps=0", "--config.train.epochs=50"], ["train.epochs=50", "cosine"]),
+        (["--config.train.steps=24"], ["train.steps=24", "were 40, 9", "cosine"]),
+        (["--config.train.steps=3"], ["train.steps=3", "already taken 9 steps"]),
+    ],
+    ids=lambda part: " ".join(part),
+)
+def test_workdir_of_another_run(refused, workdir, changes, culprits):
+    before = files(workdir)
+    arguments = [*tiny_run.ARGUMENTS, *changes, "--workdir", workdir]
+    assert_names(refused(train.main.main, *arguments), *culprits)
+    assert files(workdir) == before
+
+
+def test_refused_extension_deletes_no_damaged_checkpoint(refused, workdir):
+    """Falling back to an older checkpoint is for a run that goes on."""
+    damage(workdir, tiny_run.STEPS[-1])
+    before = files(workdir)
+    arguments = [*tiny_run.ARGUMENTS, "--config.train.steps=24", "--workdir", workdir]
+    assert_names(refused(train.main.main, *arguments), "train.steps=24")
+    assert files(workdir) == before
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"sed": 3}', '{"seed": "3"}', "null", '{"train": 3}', "\x00\xff"]
+)
+@pytest.mark.parametrize("program", ["main", "evaluate"])
+def test_config_json_damaged(refused, workdir, text, program):
+    (workdir / "config.json").write_bytes(text.encode("latin-1"))
+    before = files(workdir)
+    if program == "main":
+        message = refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir)
+    else:
+        message = refused(train.evaluate.main, "--workdir", workdir)
+    assert_names(message, workdir / "config.json")
+    assert files(workdir) == before
+
+
+def test_all_checkpoints_damaged(refused, workdir):
+    for step in tiny_run.STEPS:
+        damage(workdir, step)
+    before = files(workdir)
+    message = refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir)
+    assert_names(message, "checkpoint 9", "none of 2 checkpoints is whole")
+    assert files(workdir) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprits"),
+    [
+        (["--checkpoint=999"], ["'999'", "8, 9", "latest"]),
+        (["--checkpoint=nonsense"], ["'nonsense'", "8, 9", "latest"]),
+        (["--checkpoint=-1"], ["'-1'", "8, 9"]),
+        (["--checkpoint="], ["''", "8, 9"]),
+        (["--split=nonsense"], ["--split", "nonsense", "'train', 'valid', 'test'"]),
+        (["--split"], ["--split"]),
+        (["--data-path=x.npz"], ["x.npz"]),
+        (["--checkpoints=best"], ["--checkpoints"]),
+        (["stray"], ["stray"]),
+    ],
+    ids=lambda part: " ".join(part),
+)
+def test_evaluate(refused, workdir, arguments, culprits):
+    before = files(workdir)
+    message = refused(train.evaluate.main, "--workdir", workdir, *arguments)
+    assert_names(message, *culprits)
+    assert files(workdir) == before
+
+
+def test_evaluate_without_workdir(refused):
+    assert_names(refused(train.evaluate.main), "--workdir", "required")
+
+
+@pytest.mark.parametrize("kind", ["absent", "empty", "file", "no checkpoints", "no steps"])
+def test_evaluate_what_is_no_run(refused, finished, tmp_path, kind):
+    folder = tmp_path / "run"
+    if kind == "file":
+        folder.write_text("precious")
+    elif kind != "absent":
+        folder.mkdir()
+    if kind.startswith("no "):
+        shutil.copy(finished / "config.json", folder)
+    if kind == "no steps":
+        (folder / "checkpoints").mkdir()
+    before = files(folder)
+    assert_names(refused(train.evaluate.main, "--workdir", folder), folder)
+    assert files(folder) == before
+    assert folder.exists() == (kind != "absent")
+
+
+def test_evaluate_valid_where_there_is_none(refused, workdir):
+    path = workdir / "config.json"
+    config = json.loads(path.read_text())
+    config["data"]["valid_examples"] = 0
+    path.write_text(json.dumps(config))
+    before = files(workdir)
+    message = refused(train.evaluate.main, "--workdir", workdir, "--split=valid")
+    assert_names(message, "--split=valid", "data.valid_examples=0")
+    assert files(workdir) == before
+
+
+def test_evaluate_damaged_checkpoint(refused, workdir):
+    newest = tiny_run.STEPS[-1]
+    damage(workdir, newest)
+    before = files(workdir)
+    message = refused(train.evaluate.main, "--workdir", workdir, "--checkpoint=latest")
+    assert_names(message, f"checkpoint {newest}", workdir, "damaged")
+    assert files(workdir) == before
+
+
+def damage(workdir, step):
+    """Flips a bit in the middle of the largest file of a checkpoint, which holds weights."""
+    folder = workdir / "checkpoints" / str(step)
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprits"),
+    [
+        (["--config.train.epoch=3"], ["did you mean train.epochs?"]),
+        (["--config.data.valid_examples=1440"], ["data.valid_examples=1440"]),
+        (["--workdir=used"], ["--workdir=used", "another process"]),
+    ],
+    ids=["before JAX is imported", "after", "a second process"],
+)
+def test_in_a_process_of_its_own(tmp_path, arguments, culprits):
+    """Nothing else, such as a library's log, gets onto stderr."""
+    (tmp_path / "used").mkdir()
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    with (tmp_path / "used" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        ended = subprocess.run(
+            [sys.executable, "-m", "train.main", DIGITS, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+    assert_names(complaint(ended.returncode, ended.stderr), *culprits)
