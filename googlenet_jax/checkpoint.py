@@ -85,10 +85,13 @@ class Checkpoints:
         )
         self._unsealed: int | None = None
         self._metrics: dict[int, dict[str, float]] = {}
+        self._damage: list[CheckpointError] = []
         for step in self.steps:
-            with contextlib.suppress(CheckpointError):  # a damaged one is not the best one
+            try:
                 if metrics := self._read_metadata(step)["metrics"]:
                     self._metrics[step] = metrics
+            except CheckpointError as error:
+                self._damage.append(error)
 
     def __enter__(self) -> Self:
         return self
@@ -112,8 +115,11 @@ class Checkpoints:
         """The step that "best", "latest" or a number names.
 
         Raises:
-          CheckpointError: there is no such checkpoint; names those that are there.
+          CheckpointError: there is no such checkpoint (names those that are there), or one is
+            damaged, so that nobody can say which is best.
         """
+        if name == "best" and self._damage:
+            raise self._damage[0]
         step: int | None
         if name == "best":
             step = self.best

@@ -125,6 +125,15 @@ def test_a_flipped_bit_in_any_of_20_places_is_found(tmp_path, state):
             assert checkpoints.steps == [1], "the damaged one must not be resumed from later"
 
 
+def test_a_damaged_best_checkpoint_is_not_replaced_by_another(tmp_path, state):
+    save(tmp_path, state, {1: score(0.9), 2: score(0.5), 3: score(0.6)})
+    (tmp_path / "1" / "state" / "_METADATA").write_text("{}")
+    with Checkpoints(tmp_path, writable=False) as checkpoints:
+        with pytest.raises(CheckpointError, match=r"checkpoint 1 .* is damaged"):
+            checkpoints.resolve("best")
+        assert checkpoints.resolve("latest") == 3
+
+
 def test_other_contents_are_found_without_a_seal(tmp_path, state):
     """As a run leaves it that is killed between Orbax's commit and the seal."""
     save(tmp_path, state, {1: None, 2: None})
