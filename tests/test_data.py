@@ -55,7 +55,8 @@ def test_digits_take_no_path():
 
 
 def as_rows(arrays):
-    return [(image.tobytes(), int(label)) for image, label in zip(*vars(arrays).values())]  # noqa: B905
+    pairs = zip(arrays.images, arrays.labels, strict=True)
+    return [(image.tobytes(), int(label)) for image, label in pairs]
 
 
 @pytest.mark.parametrize("size", [10, 100, 203])
@@ -80,7 +81,7 @@ def test_validation_follows_from_the_seed(dataset):
 
 
 def test_validation_that_takes_a_whole_class(dataset):
-    smallest = np.bincount(dataset.splits[Split.TRAIN].labels).min()
+    smallest = int(np.bincount(dataset.splits[Split.TRAIN].labels).min())
     dataset.with_validation(10 * (smallest - 1), seed=0)
     with pytest.raises(DataError) as caught:
         dataset.with_validation(10 * smallest, seed=0)
@@ -213,11 +214,8 @@ def damaged(members, damage):
         "label 200": bytes([200]) + content[1:],
         "label 10": bytes([10]) + content[1:],
     }[damage]
-    return {
-        n: c if n != name else changed
-        for n, c in members.items()
-        if n != name or changed is not None
-    }  # noqa: E501
+    members = {**members, name: changed}
+    return {name: content for name, content in members.items() if content is not None}
 
 
 @pytest.mark.parametrize(
@@ -256,8 +254,9 @@ def test_cifar_that_is_a_folder_by_that_name(archive):
 
 def test_cifar_truncated_anywhere(archive):
     members, _, _ = random_members()
-    whole = len(archive.read_bytes()) if write_archive(archive, members) else 0
+    write_archive(archive, members)
     content = archive.read_bytes()
+    whole = len(content)
     for size in (0, 5, 12, whole // 4, whole // 2, whole - 2000):
         archive.write_bytes(content[:size])
         with pytest.raises(DataError) as caught:
@@ -275,15 +274,3 @@ def test_cifar_that_is_no_archive(archive, content):
     with pytest.raises(DataError) as caught:
         cifar.load(str(archive), unofficial=True)
     one_line(caught, archive)
-
-
-def test_cifar_with_a_flipped_bit(archive):
-    """In the compressed stream: a different length, or a checksum that gzip finds wrong."""
-    members, _, _ = random_members()
-    write_archive(archive, members)
-    content = bytearray(archive.read_bytes())
-    content[len(content) // 2] ^= 0x10
-    archive.write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        cifar.load(str(archive), unofficial=False)
-    assert "sha256" in one_line(caught, archive)

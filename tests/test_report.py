@@ -125,7 +125,10 @@ def test_events_hold_each_scalar_once_after_resuming(tmp_path):
     with TensorBoard(tmp_path, []) as board:
         board.write(history[0])
         board.write(history[1])
-        assert_holds(tmp_path, history[:2])  # already on the disk while the run goes on
+    assert_holds(tmp_path, history[:2])
+    # A file is named after its second: within the same one the next would just overwrite it.
+    (old,) = tmp_path.glob("events.out.tfevents.*")
+    old.rename(tmp_path / "events.out.tfevents.1000000000.host")
     # The run was resumed from the first epoch's end, so the second one comes again.
     again = evaluated(2, 0.55, 0.95)
     with TensorBoard(tmp_path, history[:1]) as board:

@@ -21,7 +21,8 @@ DIGITS = "--config=digits"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return tiny_run.make(tmp_path_factory)
+    with tiny_run.compiling_once(tmp_path_factory):
+        yield tiny_run.make(tmp_path_factory)
 
 
 @pytest.fixture
@@ -123,21 +124,24 @@ def test_flags(refused, arguments, culprits, tmp_path, monkeypatch):
         ),
         (
             "from googlenet_jax.config import Config\n"
-            "def get_config():\n    return Config(seed='3')\n",
-            ["seed='3'", "int"],
+            "def get_config():\n    return Config(seed=-3)\n",
+            ["seed=-3", "at least 0"],
         ),
     ],
-    ids=["syntax", "no get_config", "dict", "None", "import", "raises", "field", "type"],
+    ids=["syntax", "no get_config", "dict", "None", "import", "raises", "field", "range"],
 )
 @pytest.mark.parametrize("override", [[], ["--config.seed=3"]], ids=["plain", "override"])
-def test_config_file(refused, text, culprits, override, tmp_path):
+def test_config_file(refused, text, culprits, override, tmp_path, monkeypatch):
+    # ml_collections loads every config file as this module, over what the last one left there.
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "mine.py"
     path.write_text(text)
-    if override and "seed='3'" in culprits:
+    if override and "seed=-3" in culprits:
         pytest.skip("the override mends it")
     message = refused(train.main.main, f"--config={path}", *override)
     assert_names(message, *culprits)
-    if "seed='3'" not in culprits:  # that one names the field, as for an override
+    if "seed=-3" not in culprits:  # that one names the field, as for an override
         assert_names(message, path)
 
 
@@ -333,17 +337,21 @@ def damage(workdir, step):
         (["--config.train.epoch=3"], ["did you mean train.epochs?"]),
         (["--config.data.valid_examples=1440"], ["data.valid_examples=1440"]),
         (["--workdir=used"], ["--workdir=used", "another process"]),
+        (["--config=none.py"], ["none.py", "get_config() must return"]),
     ],
-    ids=["before JAX is imported", "after", "a second process"],
+    ids=["before JAX is imported", "after", "a second process", "a config file"],
 )
 def test_in_a_process_of_its_own(tmp_path, arguments, culprits):
     """Nothing else, such as a library's log, gets onto stderr."""
     (tmp_path / "used").mkdir()
+    (tmp_path / "none.py").write_text("def get_config():\n    pass\n")
+    if "--config=none.py" not in arguments:
+        arguments = [DIGITS, *arguments]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     with (tmp_path / "used" / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         ended = subprocess.run(
-            [sys.executable, "-m", "train.main", DIGITS, *arguments],
+            [sys.executable, "-m", "train.main", *arguments],
             cwd=tmp_path,
             env=environment,
             capture_output=True,

@@ -20,7 +20,7 @@ class TensorBoard:
     def __init__(self, folder: Path, history: list[dict[str, Any]]):
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(folder), flush_secs=10)
         for entry in history:
             self.write(entry)
 
@@ -40,4 +40,3 @@ class TensorBoard:
         for name, value in entry.items():
             if name not in ("epoch", "step"):
                 self._writer.add_scalar(name, value, entry["epoch"])
-        self._writer.flush()

@@ -1,0 +1,181 @@
+"""What is measured and called afterwards is what was trained."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+import googlenet_jax
+import train.evaluate
+from googlenet_jax import data, models, optimizer, state
+from googlenet_jax.errors import CheckpointError, UserError
+from googlenet_jax.loading import start_from
+from googlenet_jax.workdir import read_config
+
+COUNTS = {"train": 64, "valid": 20, "test": 355}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A copy, because evaluate writes into it."""
+    copy = tmp_path_factory.mktemp("evaluate") / "run"
+    with tiny_run.compiling_once(tmp_path_factory):
+        yield shutil.copytree(tiny_run.make(tmp_path_factory), copy)
+
+
+@pytest.fixture(scope="module")
+def model(workdir):
+    return googlenet_jax.load(str(workdir))
+
+
+@pytest.fixture(scope="module")
+def history(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return {entry["step"]: entry for entry in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def best(history):
+    """By validation accuracy, then loss, then the later one: derived from metrics.jsonl alone."""
+    return max(
+        history,
+        key=lambda step: (history[step]["valid_accuracy"], -history[step]["valid_loss"], step),
+    )
+
+
+@pytest.fixture(scope="module")
+def arrays(workdir):
+    config = read_config(workdir)
+    return data.load(config.data, config.seed).splits
+
+
+def evaluate(workdir, *arguments):
+    before = set(workdir.glob("evaluation_*"))
+    for path in before:
+        path.unlink()
+    train.evaluate.main(["--workdir", str(workdir), *arguments])
+    (path,) = workdir.glob("evaluation_*")
+    return path, json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "split"), [("best", "valid"), ("latest", "test"), ("8", "test"), ("9", "valid")]
+)
+def test_agrees_with_the_run(workdir, history, best, capsys, checkpoint, split):
+    step = {"best": best, "latest": tiny_run.STEPS[-1]}.get(checkpoint) or int(checkpoint)
+    path, result = evaluate(workdir, "--checkpoint", checkpoint, "--split", split)
+    assert path.name == f"evaluation_{split}_{step}.json"
+    assert (result["step"], result["epoch"]) == (step, 1 + tiny_run.STEPS.index(step))
+    assert (result["split"], result["examples"]) == (split, COUNTS[split])
+    assert result["loss"] == pytest.approx(history[step][f"{split}_loss"], rel=1e-5)
+    # A count over a count: no rounding can excuse another one.
+    assert result["accuracy"] == history[step][f"{split}_accuracy"]
+    assert result["accuracy"] <= result["top5_accuracy"] <= 1
+    assert result["data"]["official"]
+
+    printed = capsys.readouterr().out
+    for text in (
+        f"{split} split, {COUNTS[split]} images, checkpoint of step {step} ",
+        f"loss {result['loss']:.4f}, top-1 {result['accuracy']:.4f}, ",
+        f"top-5 {result['top5_accuracy']:.4f}\n",
+        str(path),
+        *(f"  {name:12} {value:.4f}\n" for name, value in result["per_class_accuracy"].items()),
+    ):
+        assert text in printed
+    assert list(result["per_class_accuracy"]) == list("0123456789")
+
+
+def test_two_checkpoints_differ(history):
+    """Else the test above could not tell one from the other."""
+    first, second = (history[step] for step in tiny_run.STEPS)
+    assert first["test_loss"] != pytest.approx(second["test_loss"], rel=1e-3)
+
+
+def test_defaults_are_best_and_test(workdir, best):
+    path, result = evaluate(workdir)
+    assert path.name == f"evaluation_test_{best}.json"
+    assert result["checkpoint"] == "best"
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_every_image_counts_once(workdir, model, arrays, split):
+    """All figures again, in numpy, from the logits of one call."""
+    _, result = evaluate(workdir, "--split", split)
+    images, labels = np.asarray(arrays[split].images), np.asarray(arrays[split].labels)
+    logits = np.asarray(model.logits(images), np.float64)
+    hits = logits.argmax(axis=1) == labels
+    top5 = [label in row.argsort()[-5:] for row, label in zip(logits, labels, strict=True)]
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+
+    assert result["examples"] == COUNTS[split] == len(labels)
+    assert result["accuracy"] == pytest.approx(hits.mean())
+    assert result["top5_accuracy"] == pytest.approx(np.mean(top5))
+    assert result["loss"] == pytest.approx(losses.mean(), rel=1e-4)
+    for name, accuracy in result["per_class_accuracy"].items():
+        assert accuracy == pytest.approx(hits[labels == int(name)].mean())
+
+
+def test_float_images_are_uint8_images_scaled(model, arrays):
+    images = np.asarray(arrays["test"].images[:50])
+    expected = model.logits(images)
+    assert expected.shape == (50, 10)
+    floats = images.astype(np.float32) / 255
+    np.testing.assert_allclose(model.logits(floats), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "shape", [(8, 8, 1), (2, 8, 8), (2, 8, 8, 3), (2, 32, 32, 1), (2, 1, 8, 8)]
+)
+def test_wrong_shape_is_refused(model, shape):
+    with pytest.raises(UserError, match=r"images of shape .*must be \(batch, \*\(8, 8, 1\)\)"):
+        model.logits(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int8, bool])
+def test_wrong_type_is_refused(model, dtype):
+    """Whether such numbers are 0 to 1 or 0 to 255 cannot be known."""
+    with pytest.raises(UserError, match=f"images of type {np.dtype(dtype)}: must be uint8"):
+        model.logits(np.zeros((2, 8, 8, 1), dtype))
+
+
+def fresh_state(workdir, num_classes=10, width_multiplier=None):
+    config = read_config(workdir)
+    config.model.width_multiplier = width_multiplier or config.model.width_multiplier
+    return state.create(
+        jax.random.key(99),
+        lambda: models.create(config.model, 1, num_classes),
+        optimizer.create(config.optimizer, lambda step: 0.1),
+        num_classes,
+    )
+
+
+def assert_equal(tree, expected):
+    assert jax.tree.structure(tree) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_start_from_takes_the_best_weights(workdir, model):
+    fresh, source = fresh_state(workdir), model.state
+    started = start_from(fresh, str(workdir))
+    assert_equal(started.params, source.params)
+    assert_equal(started.batch_stats, source.batch_stats)
+    assert_equal((started.step, started.opt_state), (fresh.step, fresh.opt_state))
+    assert int(started.step) == 0
+
+
+def test_start_from_keeps_a_fresh_head_for_other_classes(workdir, model):
+    fresh, source = fresh_state(workdir, num_classes=7), model.state
+    started = start_from(fresh, str(workdir))
+    assert_equal(started.params["fc"], fresh.params["fc"])
+    assert_equal({**started.params, "fc": source.params["fc"]}, source.params)
+
+
+def test_start_from_another_width_is_refused(workdir):
+    fresh = fresh_state(workdir, width_multiplier=0.125)
+    with pytest.raises(CheckpointError, match=r"train\.init_from=.* first [a-z]\w*\.\w+"):
+        start_from(fresh, str(workdir))
