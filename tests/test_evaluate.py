@@ -52,6 +52,14 @@ def arrays(workdir):
     return data.load(config.data, config.seed).splits
 
 
+@pytest.fixture(scope="module")
+def logits(model, arrays):
+    """Of every split, from one call, which compiles once."""
+    images = np.concatenate([arrays[split].images for split in COUNTS])
+    ends = np.cumsum(list(COUNTS.values()))
+    return dict(zip(COUNTS, np.split(np.asarray(model.logits(images)), ends[:-1]), strict=True))
+
+
 def evaluate(workdir, *arguments):
     before = set(workdir.glob("evaluation_*"))
     for path in before:
@@ -101,14 +109,13 @@ def test_defaults_are_best_and_test(workdir, best):
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_every_image_counts_once(workdir, model, arrays, split):
+def test_every_image_counts_once(workdir, arrays, logits, split):
     """All figures again, in numpy, from the logits of one call."""
     _, result = evaluate(workdir, "--split", split)
-    images, labels = np.asarray(arrays[split].images), np.asarray(arrays[split].labels)
-    logits = np.asarray(model.logits(images), np.float64)
-    hits = logits.argmax(axis=1) == labels
-    top5 = [label in row.argsort()[-5:] for row, label in zip(logits, labels, strict=True)]
-    shifted = logits - logits.max(axis=1, keepdims=True)
+    labels, values = np.asarray(arrays[split].labels), logits[split].astype(np.float64)
+    hits = values.argmax(axis=1) == labels
+    top5 = [label in row.argsort()[-5:] for row, label in zip(values, labels, strict=True)]
+    shifted = values - values.max(axis=1, keepdims=True)
     losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
 
     assert result["examples"] == COUNTS[split] == len(labels)
@@ -119,12 +126,10 @@ def test_every_image_counts_once(workdir, model, arrays, split):
         assert accuracy == pytest.approx(hits[labels == int(name)].mean())
 
 
-def test_float_images_are_uint8_images_scaled(model, arrays):
-    images = np.asarray(arrays["test"].images[:50])
-    expected = model.logits(images)
-    assert expected.shape == (50, 10)
-    floats = images.astype(np.float32) / 255
-    np.testing.assert_allclose(model.logits(floats), expected, rtol=1e-3, atol=1e-3)
+def test_float_images_are_uint8_images_scaled(model, arrays, logits):
+    floats = np.asarray(arrays["test"].images, np.float32) / 255
+    assert logits["test"].shape == (COUNTS["test"], 10)
+    np.testing.assert_allclose(model.logits(floats), logits["test"], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

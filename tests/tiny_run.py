@@ -28,7 +28,7 @@ def make(tmp_path_factory) -> Path:
 
 @contextlib.contextmanager
 def compiling_once(tmp_path_factory):
-    """Keeps what is compiled on disk: each state brings its own optimizer, which jit takes for new."""
+    """Keeps what is compiled on disk: to jit, the optimizer of each state is a new one."""
     new = {
         "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
