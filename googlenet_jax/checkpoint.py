@@ -202,10 +202,8 @@ class Checkpoints:
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Record, list[CheckpointError]]:
         """The newest checkpoint that verifies, and what was wrong with newer ones.
 
-        The damaged ones are deleted, once an older one is in hand: the run will write them anew.
-
         Raises:
-          CheckpointError: none verifies; nothing is deleted.
+          CheckpointError: none verifies.
         """
         problems: list[CheckpointError] = []
         for step in reversed(self.steps):
@@ -214,12 +212,15 @@ class Checkpoints:
             except CheckpointError as error:
                 problems.append(error)
                 continue
-            for newer in [s for s in self.steps if s > step]:
-                self._orbax.delete(newer)
-                self._metrics.pop(newer, None)
             return state, record, problems
         newest = f"; the newest: {problems[0]}" if problems else ""
         raise CheckpointError(f"none of {len(problems)} checkpoints is whole{newest}")
+
+    def delete_newer(self, step: int) -> None:
+        """Deletes the checkpoints after `step`, from which the run will write them anew."""
+        for newer in [s for s in self.steps if s > step]:
+            self._orbax.delete(newer)
+            self._metrics.pop(newer, None)
 
     def _settle(self) -> None:
         """Waits for the save under way and seals it."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from googlenet_jax import models, optimizer, state
@@ -35,8 +36,8 @@ class Model:
 
     def logits(
         self,
-        images: UInt8[Array, "batch height width channels"]
-        | Float[Array, "batch height width channels"],
+        images: UInt8[Array | np.ndarray, "batch height width channels"]
+        | Float[Array | np.ndarray, "batch height width channels"],
     ) -> Float[Array, "batch classes"]:
         """The network's answer in inference mode; its softmax is the probabilities.
 
@@ -104,7 +105,10 @@ def start_from(fresh: TrainState, workdir: str) -> TrainState:
     Raises:
       CheckpointError: there is no such checkpoint, or its network is another one.
     """
-    source = load_model(Path(workdir), "best").state
+    try:
+        source = load_model(Path(workdir), "best").state
+    except UserError as error:
+        raise CheckpointError(f"train.init_from={workdir!r}: {error}") from error
     wanted, given = fresh.params, source.params
     if wanted["fc"]["bias"].shape != given["fc"]["bias"].shape:
         given = {**given, "fc": wanted["fc"]}

@@ -57,12 +57,18 @@ def write_config(workdir: Path, config: Config) -> None:
     write_atomically(workdir / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
-def check_same_run(workdir: Path, config: Config) -> Config:
-    """The saved config, if `config` may go on with its run.
+def check_same_run(workdir: Path, config: Config) -> Config | None:
+    """The config that the run in `workdir` was saved with, if `config` may go on with it.
+
+    Returns None where there is no checkpoint yet: then nothing is lost by another config.
 
     Raises:
       ConfigError: it differs in a field that changes the result; names each with both values.
+      CheckpointError: there are checkpoints but no config.
     """
+    # Orbax gives an unfinished checkpoint another name.
+    if not any(path.name.isdecimal() for path in (workdir / CHECKPOINTS).glob("*")):
+        return None
     saved = read_config(workdir)
     old = {name: value for name, _, value in saved.options()}
     changed = [

@@ -128,7 +128,7 @@ def test_a_second_signal_ends_the_run_at_once(environment, tmp_path):
 def test_sigkill_at_ten_random_moments_changes_nothing(environment, undisturbed, tmp_path):
     rng, kills = random.Random(0), 0
     while kills < 10:
-        status, output = run(environment, tmp_path, "-m", "train.main", timeout=rng.uniform(5, 15))
+        status, output = run(environment, tmp_path, "-m", "train.main", timeout=rng.uniform(6, 18))
         assert status in (0, -signal.SIGKILL), output
         kills += status != 0
         if status == 0:  # it ended between two kills: another run, for the kills that are left

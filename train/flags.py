@@ -5,6 +5,7 @@ configs by name, checks names and values, and turns each mistake into one line.
 """
 
 import importlib.resources
+import importlib.util
 import textwrap
 from pathlib import Path
 
@@ -62,22 +63,36 @@ def parse(argv: list[str]) -> tuple[Config, Path]:
     for argument in argv:
         _check(argument)
 
+    config = _load(path)
+    overrides = [argument for argument in argv if _split(argument)[0] != "config"]
     values = flags.FlagValues()
-    arguments = [f"--config={path}" if _split(a)[0] == "config" else a for a in argv]
-    config_flags.DEFINE_config_file(
-        "config", flag_values=values, sys_argv=["main", *arguments], lock_config=False
+    # ml_collections would load the file as well, but it does so under one fixed module name, only
+    # if --config comes first, and with tracebacks.
+    config_flags.DEFINE_config_dataclass(
+        "config", config, flag_values=values, sys_argv=["main", *overrides]
     )
     flags.DEFINE_string("workdir", f"runs/{path.stem}", "", flag_values=values)
     try:
-        values(["main", *arguments])
-    except (flags.Error, TypeError, ValueError, AttributeError) as error:
+        values(["main", *overrides])
+    except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error).splitlines()[0]) from error
+    return values.config.validate(), Path(values.workdir)  # a copy, with the overrides
+
+
+def _load(path: Path) -> Config:
+    """What a config file's `get_config()` returns."""
+    try:
+        spec = importlib.util.spec_from_file_location("config", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config()
     except Exception as error:  # the user's own file may raise anything
         raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
-    config = values.config
     if not isinstance(config, Config):
         raise ConfigError(f"--config={path}: get_config() must return a googlenet_jax Config")
-    return config.validate(), Path(values.workdir)
+    return config
 
 
 def _split(argument: str) -> tuple[str, str, str]:
@@ -116,10 +131,12 @@ def _check(argument: str) -> None:
     group, _, field = name.partition(".")
     if not name:
         raise UserError(f"{argument}: not a flag; overrides are --config.FIELD=VALUE")
-    if name == "workdir" or (group == "config" and not field):
+    if name in ("config", "workdir"):
         pass
     elif group != "config":
         raise UserError(f"--{name}: no such flag; there are --config, --config.FIELD, --workdir")
+    elif not field:
+        raise UserError(f"{argument}: names no setting; overrides are --config.FIELD=VALUE")
     elif check_name(field) not in {option for option, _, _ in Config().options()}:
         raise UserError(f"--{name}: a group of settings; name one, as --config.{field}.FIELD=VALUE")
     if not equals:

@@ -24,10 +24,17 @@ from googlenet_jax.report.summary import selection_metrics, summarize
 from googlenet_jax.report.tensorboard import TensorBoard
 from googlenet_jax.state import TrainState
 from googlenet_jax.step import StepReport
-from googlenet_jax.workdir import CHECKPOINTS, lock, write_atomically, write_config, write_metrics
+from googlenet_jax.workdir import (
+    CHECKPOINTS,
+    check_same_run,
+    lock,
+    write_atomically,
+    write_config,
+    write_metrics,
+)
 from train import messages
 from train.console import Progress, StopRequest
-from train.resume import Plan, restore_or_start
+from train.resume import Plan, restore, start
 
 # A call of the compiled steps lasts about this long: long enough to hide the way to the device
 # and back, short enough to serve signals and the bar. Its length changes no bit of the result.
@@ -79,6 +86,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     """
     config.validate()
     with lock(workdir), StopRequest.listen() as stop:
+        saved_config = check_same_run(workdir, config)
         dataset = data.load(config.data, config.seed).on_device()
         print(f"data: {messages.describe_data(dataset)}", flush=True)
         plan = Plan.of(config, Split.TRAIN.num_examples(dataset))
@@ -97,9 +105,12 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
         print(f"model: {messages.describe_model(config, parameters)}", flush=True)
 
         with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
-            train_state, record = restore_or_start(
-                config, workdir, checkpoints, dataset, train_state
-            )
+            if checkpoints.steps and saved_config:
+                train_state, record = restore(
+                    config, saved_config, workdir, checkpoints, dataset, train_state
+                )
+            else:
+                train_state, record = start(config, dataset, train_state)
             write_config(workdir, config)
             write_metrics(workdir, record.history)
             run = Run(config, plan, dataset, schedule, order_key, step_key, checkpoints, stop)

@@ -16,7 +16,6 @@ from googlenet_jax.data import Dataset, Split
 from googlenet_jax.errors import ConfigError, DataError
 from googlenet_jax.loading import start_from
 from googlenet_jax.state import TrainState
-from googlenet_jax.workdir import check_same_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,42 +58,50 @@ class Plan:
         return optimizer.create_schedule(config.optimizer, self.steps_per_epoch, self.total_steps)
 
 
-def restore_or_start(
+def start(config: Config, dataset: Dataset, fresh: TrainState) -> tuple[TrainState, Record]:
+    """The state at step 0, with the weights of another run if the config names one.
+
+    Raises:
+      UserError: that run's best checkpoint cannot be used.
+    """
+    if config.train.init_from:
+        fresh = start_from(fresh, config.train.init_from)
+    return fresh, Record([], dataset.info.to_dict(), dataset.provenance)
+
+
+def restore(
     config: Config,
+    saved: Config,
     workdir: Path,
     checkpoints: Checkpoints,
     dataset: Dataset,
-    fresh: TrainState,
+    like: TrainState,
 ) -> tuple[TrainState, Record]:
-    """The state to go on from, and what stands beside it; says on the terminal which it is.
+    """The newest state that verifies, and what stands beside it; says on the terminal which it is.
 
     Args:
-      config: of the run.
+      config: of the run, now.
+      saved: of the run, before; they differ in resumable fields at the most.
       workdir: of the run.
-      checkpoints: in it.
+      checkpoints: in it; there is at least one.
       dataset: of the run.
-      fresh: the state at step 0.
+      like: a state of the right shapes.
 
     Raises:
-      UserError: the workdir holds another run, or a checkpoint that is needed is damaged.
+      UserError: no checkpoint is whole, the data have changed, or the new length will not do.
     """
-    if not checkpoints.steps:
-        if config.train.init_from:
-            fresh = start_from(fresh, config.train.init_from)
-        return fresh, Record([], dataset.info.to_dict(), dataset.provenance)
-
-    saved = check_same_run(workdir, config)
-    state, record, problems = checkpoints.restore_newest(fresh)
+    state, record, problems = checkpoints.restore_newest(like)
     found, before = dataset.provenance["sha256"], record.provenance["sha256"]
     if found != before:
         raise DataError(f"{dataset.info.name}: sha256 is {found}; the run began with {before}")
     num_examples = Split.TRAIN.num_examples(dataset)
-    plan = Plan.of(config, num_examples)
     check_extension(saved, config, num_examples, int(state.step))
+    plan = Plan.of(config, num_examples)
     # An epoch that the old end cut short is not over in a longer run.
     whole = [
         entry for entry in record.history if entry["step"] == plan.epoch_end(entry["epoch"] - 1)
     ]
+    checkpoints.delete_newer(int(state.step))  # damaged, and not before all is checked
     for problem in problems:
         print(f"warning: {problem}; going back to the one before", flush=True)
     print(f"resuming {workdir} at step {state.step} of {plan.total_steps}", flush=True)
