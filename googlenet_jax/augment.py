@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
 
 Pixels = UInt8[Array, "batch height width channels"]
 
 
 def normalize(
-    images: Pixels, mean: Sequence[float], std: Sequence[float]
+    images: Num[Array, "batch height width channels"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Array, "batch height width channels"]:
-    """Scales pixels to 0..1, then each channel by its mean and standard deviation."""
+    """Scales pixels of 0..255 to 0..1, then each channel by its mean and standard deviation."""
     scaled = images.astype(jnp.float32) / 255
     return (scaled - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)
 
