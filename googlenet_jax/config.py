@@ -193,13 +193,19 @@ class Config:
         """
         config = cls()
         for name, value in values.items():
-            group = getattr(config, check_name(name), None)
-            if dataclasses.is_dataclass(group) and isinstance(value, dict):
+            check_name(name)
+            if not hasattr(config, name):
+                group, _, inner = name.partition(".")
+                raise ConfigError(f"{name}: write {inner} inside {group}")
+            group = getattr(config, name)
+            if not dataclasses.is_dataclass(group):
+                setattr(config, name, value)
+            elif not isinstance(value, dict):
+                raise ConfigError(f"{name}={value!r}: must be a group of fields")
+            else:
                 for inner, inner_value in value.items():
                     check_name(f"{name}.{inner}")
                     setattr(group, inner, inner_value)
-            else:
-                setattr(config, name, value)
         return config.validate()
 
 

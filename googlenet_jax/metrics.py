@@ -46,10 +46,11 @@ class Metrics:
         if mask is None:
             mask = jnp.ones(labels.shape, bool)
         true_logit = jnp.take_along_axis(logits, labels[:, None], axis=1)
-        # Ties go to the lower class, as in argmax.
-        is_before = jnp.arange(logits.shape[1]) < labels[:, None]
-        ahead = (logits > true_logit) | ((logits == true_logit) & is_before)
-        rank = jnp.sum(ahead, axis=1)
+        # Ties go to the lower class, as in argmax. Counted from behind, because no comparison with
+        # NaN holds: a network that is no longer finite is never right.
+        is_after = jnp.arange(logits.shape[1]) >= labels[:, None]
+        behind = (logits < true_logit) | ((logits == true_logit) & is_after)
+        rank = jnp.sum(~behind, axis=1)
 
         def by_class(chosen: Bool[Array, " batch"]) -> Int[Array, " classes"]:
             return jnp.zeros(logits.shape[1], jnp.int32).at[labels].add(chosen.astype(jnp.int32))

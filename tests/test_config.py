@@ -218,3 +218,14 @@ def test_what_a_resumed_run_may_change():
     """How far and how often to save, and where the data lie; nothing that alters the numbers."""
     resumable = {n for n, field, _ in Config().options() if field.metadata["resumable"]}
     assert resumable == {"data.path", "train.epochs", "train.steps", "checkpoint.every_steps"}
+
+
+def test_a_value_in_place_of_a_group_is_a_readable_error():
+    with pytest.raises(ConfigError, match=r"^model=3: must be a group"):
+        Config.from_dict({"model": 3})
+
+
+def test_a_dotted_name_is_no_key():
+    """It would otherwise be dropped without a word."""
+    with pytest.raises(ConfigError, match=r"^model\.dtype"):
+        Config.from_dict({"model.dtype": "bfloat16"})

@@ -266,11 +266,37 @@ def test_cifar_truncated_anywhere(archive):
 
 @pytest.mark.parametrize(
     "content",
-    [b"<html>not found</html>" * 100, gzip.compress(b"no tar" * 1000), b"\x1f\x8b" + b"x" * 500],
-    ids=["a web page", "gzip of something else", "gzip's mark alone"],
+    [
+        b"<html>not found</html>" * 100,
+        gzip.compress(b"no tar" * 1000),
+        b"\x1f\x8b" + b"x" * 500,
+        b"\x1f\x8b\x08",
+    ],
+    ids=["a web page", "gzip of something else", "gzip's mark alone", "half a header"],
 )
 def test_cifar_that_is_no_archive(archive, content):
     archive.write_bytes(content)
     with pytest.raises(DataError) as caught:
+        cifar.load(str(archive), unofficial=True)
+    one_line(caught, archive)
+
+
+@pytest.mark.parametrize("percent", [10, 50, 90])
+def test_cifar_with_a_flipped_bit(archive, percent):
+    """The tar format does not notice; gzip's checksum does, also without an official sum."""
+    write_archive(archive, random_members()[0])
+    content = bytearray(archive.read_bytes())
+    content[len(content) * percent // 100] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        cifar.load(str(archive), unofficial=True)
+    one_line(caught, archive)
+
+
+def test_cifar_that_goes_on_behind_its_end(archive):
+    """A small file must not unpack without end."""
+    write_archive(archive, random_members()[0])
+    archive.write_bytes(archive.read_bytes() + gzip.compress(bytes(4 << 20)))
+    with pytest.raises(DataError, match="goes on behind the end") as caught:
         cifar.load(str(archive), unofficial=True)
     one_line(caught, archive)

@@ -114,3 +114,12 @@ def test_counts_are_exact_beyond_float32():
     more = many.merge(of_batch(*batch(1, 2)))
     assert int(more.count.sum()) == 2**24 + 1
     assert more.compute()["examples"] == 2**24 + 1
+
+
+def test_a_network_that_is_no_longer_finite_is_never_right():
+    """No comparison with NaN holds: who counts the classes that are ahead counts none."""
+    logits, losses = jnp.full((4, 10), jnp.nan), jnp.full(4, jnp.nan)
+    labels = jnp.array([5, 6, 8, 9], jnp.int32)  # not among the first five either
+    found = Metrics.of_batch(logits, labels, losses).compute()
+    assert found["accuracy"] == 0.0
+    assert found["top5_accuracy"] == 0.0

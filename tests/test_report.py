@@ -4,6 +4,7 @@ import itertools
 import struct
 
 import pytest
+from matplotlib.axes import Axes
 from tensorboardX.proto import event_pb2
 
 from googlenet_jax.report.curves import draw_curves
@@ -56,6 +57,21 @@ def test_curves_show_the_history(tmp_path):
         draw_curves([entry(1), evaluated(2, accuracy, 1.0)], tmp_path / "c.png", "a run")
         pictures.append((tmp_path / "c.png").read_bytes())
     assert pictures[0] != pictures[1]
+
+
+def test_an_epoch_that_was_not_evaluated_has_no_point(tmp_path, monkeypatch):
+    lines, original = {}, Axes.plot
+
+    def recording(axes, x, y, **kwargs):
+        lines[axes.get_subplotspec().colspan.start, kwargs.get("label")] = (list(x), list(y))
+        return original(axes, x, y, **kwargs)
+
+    monkeypatch.setattr(Axes, "plot", recording)
+    history = [entry(1), evaluated(2, 0.5, 3.0), entry(3), evaluated(4, 0.75, 2.0)]
+    draw_curves(history, tmp_path / "c.png", "a run")
+    assert lines[0, "test"] == ([2, 4], [3.0, 2.0])
+    assert lines[1, "test"] == ([2, 4], [0.5, 0.75])
+    assert lines[0, "train"] == ([1, 2, 3, 4], [each["train_loss"] for each in history])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ The archive is read as a stream and never unpacked: a member is used by its name
 more of it is read than the format can hold.
 """
 
+import gzip
 import hashlib
 import tarfile
 import zlib
@@ -74,7 +75,8 @@ def _read_members(archive: Path) -> dict[str, bytes]:
     wanted = [name for names in MEMBERS.values() for name in names]
     members: dict[str, bytes] = {}
     try:
-        with tarfile.open(archive, "r|gz") as tar:
+        # Through gzip, which verifies its checksum at the end; tarfile's own stream does not.
+        with gzip.open(archive) as file, tarfile.open(fileobj=file, mode="r|") as tar:
             for member in tar:
                 name = member.name.rsplit("/", 1)[-1]
                 if name not in wanted or not member.isfile():
@@ -85,12 +87,13 @@ def _read_members(archive: Path) -> dict[str, bytes]:
                         f"records of {RECORD} bytes"
                     )
                 members[name] = tar.extractfile(member).read()  # type: ignore[union-attr]
-                if len(members) == len(wanted):
-                    return members
+            if len(file.read(1 << 20)) == 1 << 20:  # padding is far shorter
+                raise DataError(f"{archive}: goes on behind the end of its tar archive")
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{archive}: not a readable gzipped tar archive: {error}") from error
-    missing = ", ".join(name for name in wanted if name not in members)
-    raise DataError(f"{archive}: lacks {missing}")
+    if missing := [name for name in wanted if name not in members]:
+        raise DataError(f"{archive}: lacks {', '.join(missing)}")
+    return members
 
 
 def _decode(records: bytes, archive: Path) -> Arrays:
