@@ -181,6 +181,14 @@ class Checkpoints:
           CheckpointError: it is damaged, or its state has another shape.
         """
         metadata = self._read_metadata(step)
+        described = {name: text.rsplit(" ", 1)[0] for name, text in metadata["leaves"].items()}
+        wanted = {name: _describe(leaf) for name, leaf in _named_leaves(like)}
+        if described != wanted:
+            names = sorted(dict(described.items() ^ wanted.items()))
+            raise CheckpointError(
+                f"checkpoint {step} in {self._directory}: its arrays are not those of this "
+                f"config, {len(names)} differ, first {names[0]}"
+            )
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like
@@ -272,11 +280,19 @@ def _no_logging() -> Iterator[None]:
 
 
 def _leaf_digests(state: TrainState) -> dict[str, str]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(state))
     return {
-        jax.tree_util.keystr(path): _digest(f"{x.dtype}{x.shape}".encode(), np.asarray(x).tobytes())
-        for path, x in leaves
+        name: f"{_describe(leaf)} {_digest(np.asarray(leaf).tobytes())}"
+        for name, leaf in _named_leaves(jax.device_get(state))
     }
+
+
+def _named_leaves(state: TrainState) -> Iterator[tuple[str, Any]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        yield jax.tree_util.keystr(path), leaf
+
+
+def _describe(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def _file_digests(folder: Path) -> dict[str, str]:
@@ -293,4 +309,5 @@ def _canonical(values: Any) -> bytes:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    # Orbax's may hold the text of a whole state.
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

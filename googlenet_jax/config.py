@@ -28,9 +28,9 @@ def _option(
     """A config field that knows its meaning, its range and whether a resumed run may change it."""
     limits = [
         f"one of {', '.join(choices)}" if choices else "",
-        f"at least {minimum:g}" if minimum is not None else "",
-        f"greater than {above:g}" if above is not None else "",
-        f"less than {below:g}" if below is not None else "",
+        f"at least {minimum}" if minimum is not None else "",
+        f"greater than {above}" if above is not None else "",
+        f"less than {below}" if below is not None else "",
         "finite" if isinstance(default, float) and below is None else "",
     ]
 
@@ -54,12 +54,14 @@ def _option(
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)  # a misspelt field of a config file is an error
 class ModelConfig:
     """The network."""
 
     name: str = _option("googlenet", "architecture", choices=("googlenet",))
-    width_multiplier: float = _option(1.0, "factor on every layer's channel count", above=0)
+    width_multiplier: float = _option(
+        1.0, "factor on every layer's channel count", above=0, below=100
+    )
     dropout_rate: float = _option(0.4, "dropout before the classifier", minimum=0, below=1)
     dtype: str = _option(
         "float32",
@@ -74,7 +76,7 @@ class ModelConfig:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class DataConfig:
     """The images and their augmentation."""
 
@@ -87,12 +89,14 @@ class DataConfig:
         0, "training images set apart, class by class, to choose the best checkpoint on", minimum=0
     )
     max_train_examples: int = _option(0, "train on the first N images only; 0: all", minimum=0)
-    pad: int = _option(4, "pixels added on each side before the random crop; 0: none", minimum=0)
+    pad: int = _option(
+        4, "pixels added on each side before the random crop; 0: none", minimum=0, below=256
+    )
     pad_mode: str = _option("reflect", "what is added", choices=("reflect", "zeros"))
     flip: bool = _option(True, "mirror a random half of the images")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class OptimizerConfig:
     """The update rule and its learning rate."""
 
@@ -107,23 +111,32 @@ class OptimizerConfig:
         "epoch", "when the schedule takes its next value", choices=("epoch", "step")
     )
     warmup_epochs: float = _option(
-        0.0, "epochs over which the learning rate rises linearly, step by step", minimum=0
+        0.0,
+        "epochs over which the learning rate rises linearly, step by step",
+        minimum=0,
+        below=10**6,
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class TrainConfig:
     """How long and from where to train."""
 
     batch_size: int = _option(128, "images a step; an incomplete last batch is left out", minimum=1)
-    epochs: int = _option(100, "passes over the training images", minimum=1, resumable=True)
+    epochs: int = _option(
+        100, "passes over the training images", minimum=1, below=2**31, resumable=True
+    )
     steps: int = _option(
-        0, "optimizer steps; where it is not 0 it stands in for epochs", minimum=0, resumable=True
+        0,
+        "optimizer steps; where it is not 0 it stands in for epochs",
+        minimum=0,
+        below=2**31,
+        resumable=True,
     )
     init_from: str = _option("", "working directory whose best weights the run starts from")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class CheckpointConfig:
     """When to save, beside the end of each epoch."""
 
@@ -132,20 +145,23 @@ class CheckpointConfig:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class EvalConfig:
     """When and how to evaluate."""
 
     every_epochs: int = _option(1, "evaluate every N epochs, and at the end", minimum=1)
-    batch_size: int = _option(250, "images a step of evaluation", minimum=1)
+    batch_size: int = _option(250, "images a step of evaluation", minimum=1, below=10**6)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Config:
     """A whole run."""
 
     seed: int = _option(
-        0, "weights, order, augmentation, dropout and validation split follow from it", minimum=0
+        0,
+        "weights, order, augmentation, dropout and validation split follow from it",
+        minimum=0,
+        below=2**32,  # all that a JAX key takes of it
     )
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -161,6 +177,8 @@ class Config:
             if dataclasses.is_dataclass(value):
                 for inner in dataclasses.fields(value):
                     yield f"{field.name}.{inner.name}", inner, getattr(value, inner.name)
+            elif field.default is dataclasses.MISSING:
+                raise ConfigError(f"{field.name}={value!r}: must be a group of fields")
             else:
                 yield field.name, field, value
 

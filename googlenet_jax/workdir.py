@@ -24,10 +24,10 @@ def lock(workdir: Path) -> Iterator[None]:
       UserError: another process trains there, or it is no directory that can be written.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         file = (workdir / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

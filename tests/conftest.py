@@ -1,9 +1,20 @@
 """How every test runs: on the CPU, with shapes checked and silent conversions refused."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from typing import Any, Self
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported
+
+# One test session compiles each program once: its workers and the programs that it starts
+# inherit this folder. It starts empty, so a test never sees what another version compiled.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    folder = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import beartype
 import jax

@@ -32,13 +32,13 @@ def set_option(config, name, value):
         ("data.flip", 1, "of type bool"),
         ("data.path", 3, "of type str"),
         # Limits, each at its edge.
-        ("seed", -1, "at least 0"),
+        ("seed", -1, "at least 0 and less than 4294967296"),
         ("train.batch_size", 0, "at least 1"),
-        ("train.epochs", 0, "at least 1"),
+        ("train.epochs", 0, "at least 1 and less than 2147483648"),
         ("eval.every_epochs", 0, "at least 1"),
-        ("data.pad", -1, "at least 0"),
+        ("data.pad", -1, "at least 0 and less than 256"),
         ("optimizer.weight_decay", -1e-9, "at least 0 and finite"),
-        ("model.width_multiplier", 0.0, "greater than 0 and finite"),
+        ("model.width_multiplier", 0.0, "greater than 0 and less than 100"),
         ("optimizer.learning_rate", 0, "greater than 0 and finite"),
         ("model.dropout_rate", 1.0, "at least 0 and less than 1"),
         ("optimizer.momentum", -0.1, "at least 0 and less than 1"),
@@ -56,7 +56,7 @@ def set_option(config, name, value):
             for value in (math.inf, -math.inf, math.nan)
             for name, allowed in (
                 ("optimizer.learning_rate", "greater than 0 and finite"),
-                ("optimizer.warmup_epochs", "at least 0 and finite"),
+                ("optimizer.warmup_epochs", "at least 0 and less than 1000000"),
                 ("optimizer.momentum", "at least 0 and less than 1"),
             )
         ],
@@ -152,7 +152,9 @@ def test_an_unknown_field_suggests_the_nearest(values, unknown, nearest):
 
 
 def test_from_dict_validates():
-    with pytest.raises(ConfigError, match=r"^train\.epochs=0: must be at least 1$"):
+    with pytest.raises(
+        ConfigError, match=r"^train\.epochs=0: must be at least 1 and less than 2147483648$"
+    ):
         Config.from_dict({"train": {"epochs": 0}})
 
 
@@ -229,3 +231,15 @@ def test_a_dotted_name_is_no_key():
     """It would otherwise be dropped without a word."""
     with pytest.raises(ConfigError, match=r"^model\.dtype"):
         Config.from_dict({"model.dtype": "bfloat16"})
+
+
+def test_a_misspelt_field_of_a_config_file_is_an_error():
+    config = Config()
+    with pytest.raises(AttributeError, match="learning_rat"):
+        config.optimizer.learning_rat = 3  # type: ignore[attr-defined]
+
+
+def test_seeds_that_jax_would_take_for_one_another_are_refused():
+    with pytest.raises(ConfigError, match=r"^seed=4294967296: must be .* less than 4294967296"):
+        Config(seed=2**32).validate()
+    assert Config(seed=2**32 - 1).validate()

@@ -26,8 +26,7 @@ COUNTS = {"train": 64, "valid": 20, "test": 355}
 def workdir(tmp_path_factory):
     """A copy, because evaluate writes into it."""
     copy = tmp_path_factory.mktemp("evaluate") / "run"
-    with tiny_run.compiling_once(tmp_path_factory):
-        yield shutil.copytree(tiny_run.make(tmp_path_factory), copy)
+    return shutil.copytree(tiny_run.make(tmp_path_factory), copy)
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,6 @@ from train import console, main
 from train.loop import train_and_evaluate
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compilation_cache(tmp_path_factory):
-    """Runs of this module that differ in length only are compiled once."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
 def small_config():
     """8 steps an epoch."""
     config = digits.get_config()

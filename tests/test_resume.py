@@ -1,7 +1,6 @@
 """A run that is killed, again and again, ends as if nothing had happened."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -23,22 +22,10 @@ ARGUMENTS = [
 WALL_CLOCK = {"seconds", "images_per_second"}
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """All runs of this module compile once."""
-    cache = tmp_path_factory.mktemp("compiled")
-    return {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-
-def run(environment, workdir, *command, timeout=300):
+def run(workdir, *command, timeout=300):
     """The exit status, negative for a signal, and the output, of a run that is left alone."""
     process = subprocess.Popen(
         [sys.executable, *command, *ARGUMENTS, "--workdir", str(workdir)],
-        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -51,9 +38,9 @@ def run(environment, workdir, *command, timeout=300):
     return process.returncode, output
 
 
-def run_and_signal(environment, workdir, signals, target, when, count):
+def run_and_signal(workdir, signals, target, when, count):
     driver = Path(__file__).with_name("kill_at.py")
-    return run(environment, workdir, str(driver), signals, target, when, str(count))
+    return run(workdir, str(driver), signals, target, when, str(count))
 
 
 def result(workdir: Path):
@@ -72,9 +59,9 @@ def assert_same(workdir, expected):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(environment, tmp_path_factory):
+def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    status, output = run(environment, workdir, "-m", "train.main")
+    status, output = run(workdir, "-m", "train.main")
     assert status == 0, output
     return result(workdir)
 
@@ -91,49 +78,45 @@ KILLS = [
 ]
 
 
-def test_sigkill_at_every_kind_of_moment_changes_nothing(environment, undisturbed, tmp_path):
+def test_sigkill_at_every_kind_of_moment_changes_nothing(undisturbed, tmp_path):
     """One run, killed at each of these, resumed each time."""
     for moment, *where in KILLS:
-        status, output = run_and_signal(environment, tmp_path, "SIGKILL", *where)
+        status, output = run_and_signal(tmp_path, "SIGKILL", *where)
         assert status == -signal.SIGKILL, (moment, output)
-    status, output = run(environment, tmp_path, "-m", "train.main")
+    status, output = run(tmp_path, "-m", "train.main")
     assert status == 0, output
     assert_same(tmp_path, undisturbed)
 
 
-def test_sigterm_and_ctrl_c_save_and_the_run_goes_on(environment, undisturbed, tmp_path):
+def test_sigterm_and_ctrl_c_save_and_the_run_goes_on(undisturbed, tmp_path):
     after_step = ("train.loop:check_finite", "after")
-    status, output = run_and_signal(environment, tmp_path, "SIGTERM", *after_step, 2)
+    status, output = run_and_signal(tmp_path, "SIGTERM", *after_step, 2)
     assert status == 128 + signal.SIGTERM, output
     assert "saving step" in output
     # At an epoch's end the evaluation is left for later.
-    status, output = run_and_signal(
-        environment, tmp_path, "SIGINT", "train.loop:Progress.update", "after", 1
-    )
+    status, output = run_and_signal(tmp_path, "SIGINT", "train.loop:Progress.update", "after", 1)
     assert status == 128 + signal.SIGINT, output
-    status, output = run(environment, tmp_path, "-m", "train.main")
+    status, output = run(tmp_path, "-m", "train.main")
     assert status == 0, output
     assert_same(tmp_path, undisturbed)
 
 
-def test_a_second_signal_ends_the_run_at_once(environment, tmp_path):
-    status, _ = run_and_signal(
-        environment, tmp_path, "SIGTERM,SIGTERM", "train.loop:check_finite", "after", 1
-    )
+def test_a_second_signal_ends_the_run_at_once(tmp_path):
+    status, _ = run_and_signal(tmp_path, "SIGTERM,SIGTERM", "train.loop:check_finite", "after", 1)
     assert status == -signal.SIGTERM
     assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
 
 
 @pytest.mark.slow
-def test_sigkill_at_ten_random_moments_changes_nothing(environment, undisturbed, tmp_path):
+def test_sigkill_at_ten_random_moments_changes_nothing(undisturbed, tmp_path):
     rng, kills = random.Random(0), 0
     while kills < 10:
-        status, output = run(environment, tmp_path, "-m", "train.main", timeout=rng.uniform(6, 18))
+        status, output = run(tmp_path, "-m", "train.main", timeout=rng.uniform(6, 18))
         assert status in (0, -signal.SIGKILL), output
         kills += status != 0
         if status == 0:  # it ended between two kills: another run, for the kills that are left
             assert_same(tmp_path, undisturbed)
             tmp_path = tmp_path.with_name(f"{tmp_path.name}-{kills}")
-    status, output = run(environment, tmp_path, "-m", "train.main")
+    status, output = run(tmp_path, "-m", "train.main")
     assert status == 0, output
     assert_same(tmp_path, undisturbed)

@@ -22,8 +22,7 @@ DIGITS = "--config=digits"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    with tiny_run.compiling_once(tmp_path_factory):
-        yield tiny_run.make(tmp_path_factory)
+    return tiny_run.make(tmp_path_factory)
 
 
 @pytest.fixture
@@ -99,6 +98,9 @@ def files(folder):
         ([DIGITS, "--config.optimizer.learning_rate=inf"], ["optimizer.learning_rate=inf"]),
         ([DIGITS, "--config.model.dtype=float16"], ["model.dtype='float16'", "bfloat16"]),
         ([DIGITS, "--config.data.name=mnist"], ["data.name='mnist'", "cifar10, digits"]),
+        ([DIGITS, "--config.train.steps=99999999999"], ["train.steps=99999999999", "less than"]),
+        ([DIGITS, "--config.optimizer.learning_rate", "-.5"], ["optimizer.learning_rate=-0.5"]),
+        ([DIGITS, "--workdir="], ["--workdir: needs a value"]),
         ([DIGITS, "--seed=3"], ["--seed: no such flag"]),
         ([DIGITS, "--wordkir", "x"], ["--wordkir: no such flag"]),
         ([DIGITS, "seed=3"], ["seed=3: not a flag"]),
@@ -120,6 +122,8 @@ def test_flags(refused, arguments, culprits, tmp_path, monkeypatch):
         ("def get_config():\n    return {'seed': 3}\n", ["get_config() must return", "Config"]),
         ("def get_config():\n    return None\n", ["get_config() must return", "Config"]),
         ("import no_such_module\n", ["no_such_module"]),
+        ("raise RuntimeError('two\\nlines')\n", ["RuntimeError: two lines"]),
+        ("import sys\nsys.exit(3)\n", ["SystemExit: 3"]),
         ("def get_config():\n    return 1 / 0\n", ["ZeroDivisionError"]),
         (
             "from googlenet_jax.config import Config\n"
@@ -132,7 +136,18 @@ def test_flags(refused, arguments, culprits, tmp_path, monkeypatch):
             ["seed=-3", "at least 0"],
         ),
     ],
-    ids=["syntax", "no get_config", "dict", "None", "import", "raises", "field", "range"],
+    ids=[
+        "syntax",
+        "no get_config",
+        "dict",
+        "None",
+        "import",
+        "two lines",
+        "exit",
+        "raises",
+        "field",
+        "range",
+    ],
 )
 @pytest.mark.parametrize("override", [[], ["--config.seed=3"]], ids=["plain", "override"])
 def test_config_file(refused, text, culprits, override, tmp_path, monkeypatch):
@@ -362,3 +377,23 @@ def test_in_a_process_of_its_own(tmp_path, arguments, culprits):
             text=True,
         )
     assert_names(complaint(ended.returncode, ended.stderr), *culprits)
+
+
+def test_checkpoints_of_another_network_than_the_config_says(refused, workdir):
+    config = json.loads((workdir / "config.json").read_text())
+    config["model"]["width_multiplier"] = 0.125
+    (workdir / "config.json").write_text(json.dumps(config))
+    message = refused(train.evaluate.main, "--workdir", workdir)
+    assert_names(message, "its arrays are not those of this config", "conv1")
+    assert len(message) < 400
+
+
+def test_checkpoints_that_are_a_file(refused, tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    assert_names(refused(train.main.main, DIGITS, "--workdir", tmp_path), tmp_path)
+
+
+def test_an_evaluation_that_cannot_be_written(refused, workdir):
+    (workdir / f"evaluation_test_{tiny_run.STEPS[-1]}.json").mkdir()
+    arguments = ["--workdir", workdir, "--checkpoint", tiny_run.STEPS[-1]]
+    assert_names(refused(train.evaluate.main, *arguments), "evaluation_test", "cannot be written")

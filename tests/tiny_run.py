@@ -4,8 +4,6 @@ import contextlib
 import io
 from pathlib import Path
 
-import jax
-
 import train.main
 
 # 8 steps an epoch, of which the second is cut short: checkpoints at steps 8 and 9.
@@ -24,18 +22,3 @@ def make(tmp_path_factory) -> Path:
         with contextlib.redirect_stdout(io.StringIO()):
             train.main.main([*ARGUMENTS, "--workdir", str(workdir)])
     return workdir
-
-
-@contextlib.contextmanager
-def compiling_once(tmp_path_factory):
-    """Keeps what is compiled on disk: to jit, the optimizer of each state is a new one."""
-    new = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    old = {name: getattr(jax.config, name) for name in new}
-    for name, value in new.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in old.items():
-        jax.config.update(name, value)

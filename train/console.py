@@ -26,7 +26,8 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _fail(error: Exception, status: int) -> None:
-    print(f"error: {error}", file=sys.stderr)
+    # One line, whatever the libraries and the user's own config file put into theirs.
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(status)
 
 

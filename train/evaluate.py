@@ -33,7 +33,6 @@ def main(argv: list[str]) -> None:
 
     result = evaluate(arguments.workdir, arguments.checkpoint, arguments.split, arguments.data_path)
     name = f"evaluation_{arguments.split}_{result['step']}.json"
-    (arguments.workdir / name).write_text(json.dumps(result, indent=2) + "\n")
     print(
         f"{arguments.split} split, {result['examples']:,} images, checkpoint of step "
         f"{result['step']} (epoch {result['epoch']}): loss {result['loss']:.4f}, "
@@ -41,6 +40,10 @@ def main(argv: list[str]) -> None:
     )
     for label, accuracy in result["per_class_accuracy"].items():
         print(f"  {label:12} {accuracy:.4f}")
+    try:
+        (arguments.workdir / name).write_text(json.dumps(result, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{arguments.workdir / name}: cannot be written: {error}") from error
     print(f"written to {arguments.workdir / name}")
 
 

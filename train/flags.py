@@ -88,7 +88,7 @@ def _load(path: Path) -> Config:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         config = module.get_config()
-    except Exception as error:  # the user's own file may raise anything
+    except (Exception, SystemExit) as error:  # the user's own file may raise anything
         raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise ConfigError(f"--config={path}: get_config() must return a googlenet_jax Config")
@@ -104,7 +104,7 @@ def _join_values(argv: list[str]) -> list[str]:
     """Writes each "--name value" as "--name=value"."""
     joined: list[str] = []
     for argument in argv:
-        is_value = not argument.startswith("-") or argument[1:2].isdigit()
+        is_value = not argument.startswith("-") or argument[1:2] in tuple(".0123456789")
         if is_value and joined and joined[-1].startswith("-") and "=" not in joined[-1]:
             joined[-1] += f"={argument}"
         else:
@@ -127,7 +127,7 @@ def _find(name: str) -> Path:
 
 
 def _check(argument: str) -> None:
-    name, equals, _ = _split(argument)
+    name, equals, value = _split(argument)
     group, _, field = name.partition(".")
     if not name:
         raise UserError(f"{argument}: not a flag; overrides are --config.FIELD=VALUE")
@@ -139,5 +139,5 @@ def _check(argument: str) -> None:
         raise UserError(f"{argument}: names no setting; overrides are --config.FIELD=VALUE")
     elif check_name(field) not in {option for option, _, _ in Config().options()}:
         raise UserError(f"--{name}: a group of settings; name one, as --config.{field}.FIELD=VALUE")
-    if not equals:
+    if not equals or (name == "workdir" and not value):
         raise UserError(f"--{name}: needs a value")
