@@ -1,10 +1,11 @@
 """Convolution and max pooling whose gradients are fast on every backend.
 
-On a GPU or TPU both are XLA's native operations. On a CPU, XLA computes a convolution's kernel
-gradient at 4 to 17 GFLOP/s where a matrix product reaches 100 and more, slows down native
-convolution gradients 20 times inside a loop (jax issue 12868), and spends more on the gradient
-of a max pooling than on the convolutions around it. There the same values come from matrix
-products and shifted views of the input. The choice is made by `jax.lax.platform_dependent`, that
+On a CPU, XLA computes a convolution's kernel gradient at 4 to 17 GFLOP/s where a matrix product
+reaches 100 and more, and slows down native convolution gradients 20 times inside a loop (jax
+issue 12868): there the same values come from matrix products over shifted views of the input. On
+a CPU and on a GPU, the gradient of XLA's native max pooling costs more than the convolutions
+around it; shifted views made the whole training step 1.6 times faster on an H100 in bfloat16
+(6,400 to 10,200 images/s at batch 128). The choice is made by `jax.lax.platform_dependent`, that
 is when a program is compiled, so an exported program keeps both.
 """
 
@@ -171,8 +172,8 @@ def max_pool(x: Images, window: int, stride: int, padding: Padding) -> Pooled:
     """
     return lax.platform_dependent(
         x,
-        cpu=lambda x: functools.reduce(jnp.maximum, _windows(x, window, stride, padding)),
-        default=lambda x: _native_max_pool(x, window, stride, padding),
+        tpu=lambda x: _native_max_pool(x, window, stride, padding),
+        default=lambda x: functools.reduce(jnp.maximum, _windows(x, window, stride, padding)),
     )
 
 
@@ -218,7 +219,7 @@ def _max_pool_backward(
             total += _unshift(share, offset, x.shape, stride, padding)
         return (total,)
 
-    return lax.platform_dependent(*saved, gradient, cpu=by_winner, default=native)
+    return lax.platform_dependent(*saved, gradient, tpu=native, default=by_winner)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

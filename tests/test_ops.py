@@ -1,6 +1,6 @@
-"""The CPU's convolution and pooling against XLA's native operations, and who gets which.
+"""Our own forms of convolution and pooling against XLA's native ones, and who gets which.
 
-The tests run on a CPU, so `conv` and `max_pool` take their CPU forms here; the references call
+The tests run on a CPU, so `conv` and `max_pool` take their own forms here; the references call
 `jax.lax` directly.
 """
 
@@ -257,12 +257,13 @@ def test_who_gets_which_pooling():
         return value, vjp(value)
 
     x = jnp.ones((2, 8, 8, 3))
-    cuda = lowered(gradient, x, platform="cuda")
-    assert "stablehlo.reduce_window" in cuda
-    assert "stablehlo.select_and_scatter" in cuda
-    cpu = lowered(gradient, x, platform="cpu")
-    assert "stablehlo.reduce_window" not in cpu
-    assert "stablehlo.select_and_scatter" not in cpu
+    tpu = lowered(gradient, x, platform="tpu")
+    assert "stablehlo.reduce_window" in tpu
+    assert "stablehlo.select_and_scatter" in tpu
+    for platform in ("cpu", "cuda"):
+        text = lowered(gradient, x, platform=platform)
+        assert "stablehlo.reduce_window" not in text
+        assert "stablehlo.select_and_scatter" not in text
 
 
 # ceil((n - 3) / 2) + 1, by hand.
