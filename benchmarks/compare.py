@@ -28,8 +28,9 @@ from benchmarks.torch_googlenet import GoogLeNet
 from googlenet_jax import augment, models, optimizer, state, step
 from googlenet_jax.config import Config
 from googlenet_jax.data import Arrays, epoch_order
-from googlenet_jax.data.cifar import INFO
+from googlenet_jax.data.cifar import CIFAR10
 
+INFO = CIFAR10.info
 # Multiply-adds of the convolutions at 32x32, and of the classifier; two operations each. The
 # gradients by the input and by the kernel cost the same again, but the first layer's input.
 INFERENCE_GFLOP = 2 * (1556.9e6 + 10_240) / 1e9

@@ -80,8 +80,10 @@ class ModelConfig:
 class DataConfig:
     """The images and their augmentation."""
 
-    name: str = _option("cifar10", "data set", choices=("cifar10", "digits"))
-    path: str = _option("", "archive of the data set, where it is not embedded", resumable=True)
+    name: str = _option("cifar10", "data set", choices=("cifar10", "cifar100", "digits"))
+    path: str = _option(
+        "", "archive or unpacked folder of the data set, where it is not embedded", resumable=True
+    )
     unofficial: bool = _option(
         False, "accept data whose checksum is not the official one; recorded in summary.json"
     )

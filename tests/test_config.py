@@ -46,7 +46,7 @@ def set_option(config, name, value):
         ("model.name", "resnet", "one of googlenet"),
         ("model.dtype", "float16", "one of float32, bfloat16"),
         ("model.matmul_precision", "", "one of default, high, highest"),
-        ("data.name", "mnist", "one of cifar10, digits"),
+        ("data.name", "mnist", "one of cifar10, cifar100, digits"),
         ("data.pad_mode", "edge", "one of reflect, zeros"),
         ("optimizer.schedule", "Cosine", "one of cosine, constant"),
         ("optimizer.schedule_per", "batch", "one of epoch, step"),

@@ -1,105 +1,279 @@
-"""CIFAR-10 from its binary archive (Krizhevsky, "Learning Multiple Layers of Features", 2009).
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, "Learning Multiple Layers of Features", 2009).
 
-The archive is read as a stream and never unpacked: a member is used by its name alone, and no
-more of it is read than the format can hold.
+Read from the binary or the Python archive, or from a folder into which either was unpacked. An
+archive is read as a stream and never unpacked: a member is used by its name alone, and no more
+of it is read than the format can hold.
 """
 
+import dataclasses
 import gzip
 import hashlib
 import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
+from googlenet_jax.data import batch_pickle
 from googlenet_jax.data.dataset import Arrays, Dataset, DatasetInfo, Split, check_sum
 from googlenet_jax.errors import DataError
 
-INFO = DatasetInfo(
-    name="cifar10",
-    class_names=(
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
+PLANES = (3, 32, 32)  # of a stored image: red, green and blue
+PIXELS = 3 * 32 * 32
+MARGIN = 1 << 20  # bytes beside the batches: headers, padding, a list of class names
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How a CIFAR set is stored.
+
+    Attributes:
+      info: what a network must know of it.
+      batches: names of the files of each split; ".bin" follows in the binary form.
+      counts: images of each split.
+      label_bytes: before the pixels in a binary record; the last one is the class.
+      label_key: of the classes in a pickled batch.
+      archives: name and sha256 of the binary and of the Python archive. The binary ones are
+        those of tensorflow_datasets 4.9.10, the Python ones those of Keras.
+    """
+
+    info: DatasetInfo
+    batches: dict[Split, tuple[str, ...]]
+    counts: dict[Split, int]
+    label_bytes: int
+    label_key: bytes
+    archives: dict[str, str]
+
+    def limit(self, batch: str) -> int:
+        """The number of images that a file can hold."""
+        split = next(split for split, names in self.batches.items() if batch in names)
+        return self.counts[split] // len(self.batches[split])
+
+
+CIFAR10 = Format(
+    info=DatasetInfo(
+        name="cifar10",
+        class_names=(
+            *("airplane", "automobile", "bird", "cat", "deer"),
+            *("dog", "frog", "horse", "ship", "truck"),
+        ),
+        image_shape=(32, 32, 3),
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2023, 0.1994, 0.2010),  # the article's: the mean of the images' own deviations
     ),
-    image_shape=(32, 32, 3),
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2023, 0.1994, 0.2010),  # the article's: the mean of the images' own deviations
+    batches={
+        Split.TRAIN: tuple(f"data_batch_{i}" for i in range(1, 6)),
+        Split.TEST: ("test_batch",),
+    },
+    counts={Split.TRAIN: 50_000, Split.TEST: 10_000},
+    label_bytes=1,
+    label_key=b"labels",
+    archives={
+        "cifar-10-binary.tar.gz": (
+            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+        ),
+        "cifar-10-python.tar.gz": (
+            "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+        ),
+    },
 )
-MEMBERS = {
-    Split.TRAIN: [f"data_batch_{i}.bin" for i in range(1, 6)],
-    Split.TEST: ["test_batch.bin"],
-}
-RECORD = 1 + 32 * 32 * 3  # a label, then the red, green and blue planes
-RECORDS = 10_000  # of a member
-# As tensorflow_datasets 4.9.10 has it, for a file of 170,052,171 bytes.
-SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+
+# In alphabetical order, as its labels are. The means and deviations are per pixel.
+_CIFAR100_CLASSES = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+    butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
+    crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
+    keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse
+    mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy
+    porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper
+    snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television
+    tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+CIFAR100 = Format(
+    info=DatasetInfo(
+        name="cifar100",
+        class_names=tuple(_CIFAR100_CLASSES.split()),
+        image_shape=(32, 32, 3),
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+    ),
+    batches={Split.TRAIN: ("train",), Split.TEST: ("test",)},
+    counts={Split.TRAIN: 50_000, Split.TEST: 10_000},
+    label_bytes=2,
+    label_key=b"fine_labels",
+    archives={
+        "cifar-100-binary.tar.gz": (
+            "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"
+        ),
+        "cifar-100-python.tar.gz": (
+            "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
+        ),
+    },
+)
 
 
-def load(path: str, unofficial: bool) -> Dataset:
-    """Reads `cifar-10-binary.tar.gz`.
+def load(form: Format, path: str, unofficial: bool) -> Dataset:
+    """Reads an archive, or the folder into which one was unpacked.
 
     Args:
-      path: of the archive.
-      unofficial: accept an archive that is not, byte for byte, the published one.
+      form: of the data set.
+      path: of the archive or the folder.
+      unofficial: accept bytes that are not those of a published archive. A folder has no
+        published sum.
 
     Raises:
-      DataError: there is no such file, or it is not what it should be.
+      DataError: there is nothing there, or it is not what it should be.
     """
-    archive = Path(path).expanduser()
-    if not path or not archive.is_file():
+    source = Path(path).expanduser()
+    name = form.info.name
+    if not path or not source.exists():
         raise DataError(
-            f"data.path={path!r}: no such file; CIFAR-10 needs its binary archive: "
-            "--config.data.path=FOLDER/cifar-10-binary.tar.gz"
+            f"data.path={path!r}: no such file; {name} needs an archive or the folder into which "
+            f"it was unpacked: --config.data.path=FOLDER/{' or '.join(form.archives)}"
         )
-    with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    provenance = check_sum(str(archive), found, [SHA256], unofficial)
-    members = _read_members(archive)
-    splits = {
-        split: _decode(b"".join(members[name] for name in names), archive)
-        for split, names in MEMBERS.items()
-    }
-    return Dataset(INFO, splits, provenance)
-
-
-def _read_members(archive: Path) -> dict[str, bytes]:
-    """The contents of the six batch files, by name."""
-    wanted = [name for names in MEMBERS.values() for name in names]
-    members: dict[str, bytes] = {}
     try:
-        # Through gzip, which verifies its checksum at the end; tarfile's own stream does not.
-        with gzip.open(archive) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            for member in tar:
-                name = member.name.rsplit("/", 1)[-1]
-                if name not in wanted or not member.isfile():
-                    continue
-                if not 0 < member.size <= RECORD * RECORDS or member.size % RECORD:
-                    raise DataError(
-                        f"{archive}: {name} has {member.size} bytes; expected up to {RECORDS} "
-                        f"records of {RECORD} bytes"
-                    )
-                members[name] = tar.extractfile(member).read()  # type: ignore[union-attr]
-            if len(file.read(1 << 20)) == 1 << 20:  # padding is far shorter
-                raise DataError(f"{archive}: goes on behind the end of its tar archive")
+        found = _sum(form, source)
+        provenance = check_sum(str(source), found, [*form.archives.values()], unofficial)
+        files = _read_folder(form, source) if source.is_dir() else _read_archive(form, source)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{archive}: not a readable gzipped tar archive: {error}") from error
-    if missing := [name for name in wanted if name not in members]:
-        raise DataError(f"{archive}: lacks {', '.join(missing)}")
-    return members
+        kind = "folder" if source.is_dir() else "gzipped tar archive"
+        raise DataError(f"{source}: not a readable {kind}: {error}") from error
+    splits = {split: _decode_split(form, split, files, source) for split in form.batches}
+    for split, arrays in splits.items():
+        _check_balance(form, split, arrays, source)
+    return Dataset(form.info, splits, provenance)
 
 
-def _decode(records: bytes, archive: Path) -> Arrays:
-    rows = np.frombuffer(records, np.uint8).reshape(-1, RECORD)
-    labels = rows[:, 0].astype(np.int32)
-    if labels.max() >= INFO.num_classes:
-        raise DataError(f"{archive}: has label {labels.max()}; expected 0 to 9")
-    images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Arrays(np.ascontiguousarray(images), labels)
+def _file_names(form: Format) -> dict[str, str]:
+    """The batch that a file of that name holds, in either form."""
+    batches = [batch for names in form.batches.values() for batch in names]
+    return {f"{batch}.bin": batch for batch in batches} | {batch: batch for batch in batches}
+
+
+def _size_limit(form: Format, name: str) -> int:
+    images = form.limit(_file_names(form)[name])
+    if name.endswith(".bin"):
+        return images * (form.label_bytes + PIXELS)
+    # A pickled batch has a label and a file name beside the pixels, some 3,105 bytes an image.
+    # Written by Python 3 it holds the pixels as UTF-8, up to two bytes each.
+    return images * (2 * PIXELS + 128) + 4096
+
+
+def _folder_files(form: Format, folder: Path) -> Iterator[Path]:
+    """The batch files in a folder, or in the one folder below it that the archives make."""
+    for place in [folder, *sorted(folder.glob("cifar-10*"))]:
+        yield from (path for name in _file_names(form) if (path := place / name).is_file())
+
+
+def _sum(form: Format, source: Path) -> str:
+    """The sha256 of an archive, or of a folder's batch files one after the other."""
+    total = hashlib.sha256()
+    for path in _folder_files(form, source) if source.is_dir() else [source]:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                total.update(chunk)
+    return total.hexdigest()
+
+
+def _read_folder(form: Format, folder: Path) -> dict[str, bytes]:
+    """The contents of the batch files, by name."""
+    files: dict[str, bytes] = {}
+    for path in _folder_files(form, folder):
+        _check_size(form, folder, path.name, path.stat().st_size)
+        files.setdefault(path.name, path.read_bytes())
+    return files
+
+
+class _Bounded(gzip.GzipFile):
+    """A gzip stream that ends with an error where no archive of its format goes on."""
+
+    def __init__(self, archive: Path, bound: int):
+        super().__init__(archive)
+        self._archive, self._left = archive, bound
+
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise DataError(f"{self._archive}: unpacks to more than the format can hold")
+        return content
+
+
+def _read_archive(form: Format, archive: Path) -> dict[str, bytes]:
+    """The contents of the batch files, by name."""
+    files: dict[str, bytes] = {}
+    names = _file_names(form)
+    bound = sum(_size_limit(form, name) for name in names) + MARGIN
+    # Through gzip, which verifies its checksum at the end; tarfile's own stream does not.
+    with _Bounded(archive, bound) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+        for member in tar:
+            name = member.name.rsplit("/", 1)[-1]
+            if name in names and member.isfile():
+                _check_size(form, archive, name, member.size)
+                files[name] = tar.extractfile(member).read()  # type: ignore[union-attr]
+        if len(stream.read(MARGIN)) == MARGIN:
+            raise DataError(f"{archive}: goes on behind the end of its tar archive")
+    return files
+
+
+def _check_size(form: Format, source: Path, name: str, size: int) -> None:
+    limit, record = _size_limit(form, name), form.label_bytes + PIXELS
+    if not 0 < size <= limit:
+        raise DataError(f"{source}: {name} has {size} bytes; expected 1 to {limit}")
+    if name.endswith(".bin") and size % record:
+        raise DataError(
+            f"{source}: {name} has {size} bytes; expected whole records of {record} bytes"
+        )
+
+
+def _decode_split(form: Format, split: Split, files: dict[str, bytes], source: Path) -> Arrays:
+    """The images and classes of a split, from whichever form is there."""
+    batches = [_decode(form, batch, files, source) for batch in form.batches[split]]
+    labels = np.concatenate([labels for _, labels in batches])
+    images = np.empty((len(labels), *form.info.image_shape), np.uint8)
+    start = 0
+    for rows, _ in batches:  # in place: a whole set is 184 MB
+        planes = rows.reshape(-1, *PLANES)
+        images[start : start + len(rows)] = planes.transpose(0, 2, 3, 1)
+        start += len(rows)
+    return Arrays(images, labels)
+
+
+def _decode(
+    form: Format, batch: str, files: dict[str, bytes], source: Path
+) -> tuple[UInt8[np.ndarray, "examples pixels"], Int[np.ndarray, " examples"]]:
+    """The stored rows of pixels and the classes of one batch."""
+    if content := files.get(f"{batch}.bin"):
+        records = np.frombuffer(content, np.uint8).reshape(-1, form.label_bytes + PIXELS)
+        rows = records[:, form.label_bytes :]
+        labels = records[:, form.label_bytes - 1].astype(np.int32)
+    elif content := files.get(batch):
+        try:
+            rows, labels = batch_pickle.read(content, form.label_key, PIXELS)
+        except batch_pickle.BatchError as error:
+            raise DataError(f"{source}: {batch} is no CIFAR batch: {error}") from error
+    else:
+        raise DataError(f"{source}: lacks {batch}.bin (or {batch}, in the Python form)")
+    if len(labels) > form.limit(batch):
+        raise DataError(
+            f"{source}: {batch} has {len(labels)} images; expected up to {form.limit(batch)}"
+        )
+    if labels.max() >= form.info.num_classes:
+        raise DataError(
+            f"{source}: {batch} has label {labels.max()}; expected 0 to {form.info.num_classes - 1}"
+        )
+    return rows, labels
+
+
+def _check_balance(form: Format, split: Split, arrays: Arrays, source: Path) -> None:
+    """A complete split has equally many images of each class, as CIFAR's authors state."""
+    counts = np.bincount(arrays.labels, minlength=form.info.num_classes)
+    if counts.sum() == form.counts[split] and counts.min() != counts.max():
+        label = int(np.argmin(counts))
+        raise DataError(
+            f"{source}: the {split} split has {counts[label]} images of class "
+            f"{form.info.class_names[label]!r}; expected "
+            f"{form.counts[split] // form.info.num_classes}"
+        )

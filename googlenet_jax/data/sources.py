@@ -16,8 +16,11 @@ def load(config: DataConfig, seed: int) -> Dataset:
     Raises:
       DataError: it is absent, damaged, not official, or too small for what is asked of it.
     """
-    source = {"cifar10": cifar, "digits": digits}[config.name]
-    dataset = source.load(config.path, config.unofficial)
+    if config.name == "digits":
+        dataset = digits.load(config.path, config.unofficial)
+    else:
+        form = {"cifar10": cifar.CIFAR10, "cifar100": cifar.CIFAR100}[config.name]
+        dataset = cifar.load(form, config.path, config.unofficial)
     if config.valid_examples:
         dataset = dataset.with_validation(config.valid_examples, seed)
     if config.max_train_examples:

@@ -1,0 +1,125 @@
+"""Reads the pickled batches of CIFAR's Python archives without running a pickle's code.
+
+A pickle may name any function and call it. This reader knows only the opcodes of a pickle of
+protocol 2, resolves no name, and understands just the calls that a batch holds: NumPy's for
+an array, and those for bytes that Python 3 wrote.
+"""
+
+import dataclasses
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+MAX_LABEL = 2**31
+
+
+class BatchError(ValueError):
+    """The bytes are not a pickled batch."""
+
+
+@dataclasses.dataclass
+class _Name:
+    """A global that the pickle names: only a name."""
+
+    text: str
+
+
+@dataclasses.dataclass
+class _Object:
+    """What a call of NumPy would have made: an array or a dtype."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    state: Any = None
+
+
+_OPCODES = [
+    getattr(pickle, name)[0]
+    for names in (
+        "PROTO STOP MARK POP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT",
+        "BINSTRING SHORT_BINSTRING BINUNICODE SHORT_BINBYTES BINBYTES GLOBAL",
+        "EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3",
+        "APPEND APPENDS SETITEM SETITEMS BINGET LONG_BINGET BINPUT LONG_BINPUT",
+    )
+    for name in names.split()
+]
+_ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+
+
+# The C implementation has no table of opcodes, and sets aside memory for whatever memo index a
+# pickle asks for.
+class _Reader(pickle._Unpickler):
+    """Makes dicts, lists, tuples, numbers, strings and `_Object`s."""
+
+    stack: list[Any]
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _Name(f"{module}.{name}")
+
+    def reduce(self) -> None:
+        arguments = self.stack.pop()
+        name = self.stack[-1]
+        if not isinstance(name, _Name) or not isinstance(arguments, tuple):
+            raise BatchError("it calls what is no function")
+        if name.text == "_codecs.encode":
+            text, encoding = arguments
+            if encoding not in ("latin1", b"latin1"):
+                raise BatchError(f"it has text in the encoding {encoding!r:.40}")
+            self.stack[-1] = text.encode("latin1")
+        elif name.text == "__builtin__.bytes" and not arguments:
+            self.stack[-1] = b""
+        elif name.text in (*_ARRAYS, "numpy.dtype"):
+            self.stack[-1] = _Object(name.text, arguments)
+        else:
+            raise BatchError(f"it calls {name.text[:80]!r}, which no batch needs")
+
+    def build(self) -> None:
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], _Object):
+            raise BatchError("it gives a state to what is no array")
+        self.stack[-1].state = state
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **{code: pickle._Unpickler.dispatch[code] for code in _OPCODES},
+        pickle.REDUCE[0]: reduce,
+        pickle.BUILD[0]: build,
+    }
+
+
+def read(
+    content: bytes, label_key: bytes, pixels: int
+) -> tuple[UInt8[np.ndarray, "examples pixels"], Int[np.ndarray, " examples"]]:
+    """The images, a row each, and their labels.
+
+    Args:
+      content: of the file.
+      label_key: "labels" in CIFAR-10, "fine_labels" in CIFAR-100.
+      pixels: bytes of a row.
+
+    Raises:
+      BatchError: it is no batch, or calls what no batch needs.
+    """
+    try:
+        batch = _Reader(io.BytesIO(content), encoding="bytes").load()
+        batch = {k.encode() if isinstance(k, str) else k: v for k, v in batch.items()}
+        labels, array = batch[label_key], batch[b"data"]
+        version, shape, dtype, by_column, raw = array.state
+        is_bytes = dtype.name == "numpy.dtype" and dtype.arguments[0] in ("u1", b"u1")
+        is_sound = array.name in _ARRAYS and is_bytes and not by_column and version == 1
+    except BatchError:
+        raise
+    except Exception as error:  # any opcode on any stack: there is no end of what may be raised
+        raise BatchError(f"{type(error).__name__}: {error}"[:100]) from error
+    if not is_sound or not isinstance(raw, bytes):
+        raise BatchError("its pixels are no array of bytes")
+    if not isinstance(labels, list) or shape != (len(labels), pixels):
+        raise BatchError(f"it has pixels of shape {shape!r:.40}")
+    if len(raw) != len(labels) * pixels or not labels:
+        raise BatchError(f"it has {len(raw)} bytes of pixels for {len(labels)} labels")
+    if not all(type(label) is int and 0 <= label < MAX_LABEL for label in labels):
+        raise BatchError("its labels are not small whole numbers")
+    return np.frombuffer(raw, np.uint8).reshape(-1, pixels), np.array(labels, np.int32)

@@ -1,0 +1,89 @@
+"""Small CIFAR files in the layouts that their authors describe, for the tests."""
+
+import io
+import pickle
+import tarfile
+
+import numpy as np
+
+# CIFAR-10 in the layout that its authors describe: of each image a byte for the label, then
+# 1,024 of red, of green, of blue, row by row.
+
+NAMES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+
+
+def random_members(records=3):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, records, 32, 32, 3), dtype=np.uint8)
+    labels = rng.integers(0, 10, (6, records), dtype=np.uint8)
+    members = {}
+    for name, batch, marks in zip(NAMES, images, labels, strict=True):
+        content = b""
+        for image, mark in zip(batch, marks, strict=True):
+            planes = [image[:, :, channel].tobytes() for channel in range(3)]
+            content += bytes([mark]) + b"".join(planes)
+        members[name] = content
+    return members, images, labels
+
+
+def write_archive(path, members):
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return str(path)
+
+
+def as_pickles(members, protocol=2):
+    """The binary form's members, turned into the Python form's."""
+    batches = {}
+    for name, content in members.items():
+        rows = np.frombuffer(content, np.uint8).reshape(-1, 3073)
+        batch = {
+            b"batch_label": b"training batch 1 of 5",
+            b"labels": rows[:, 0].tolist(),
+            b"data": rows[:, 1:].copy(),
+            b"filenames": [b"leptodactylus_pentadactylus_s_000004.png"] * len(rows),
+        }
+        batches[name.removesuffix(".bin")] = pickle.dumps(batch, protocol)
+    return batches
+
+
+def as_python_2(content, label_key="labels"):
+    """A batch as Python 2 pickled the official ones: strings of bytes, and none of Unicode."""
+    rows = np.frombuffer(content, np.uint8).reshape(-1, 3073)
+
+    def text(value):
+        return b"U" + bytes([len(value)]) + value.encode()
+
+    raw = rows[:, 1:].tobytes()
+    labels = b"".join(b"K" + bytes([label]) for label in rows[:, 0])
+    return b"".join(
+        [
+            b"\x80\x02}q\x01(",
+            text("batch_label") + b"q\x02" + text("training batch 1 of 5") + b"q\x03",
+            text(label_key) + b"](" + labels + b"e",
+            text("data") + b"cnumpy.core.multiarray\n_reconstruct\nq\x05",
+            b"cnumpy\nndarray\nK\x00\x85" + text("b") + b"\x87R",
+            b"(K\x01" + b"M" + len(rows).to_bytes(2, "little") + b"M\x00\x0c\x86",
+            b"cnumpy\ndtype\n" + text("u1") + b"K\x00K\x01\x87R",
+            b"(K\x03" + text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb",
+            b"\x89T" + len(raw).to_bytes(4, "little") + raw + b"tb",
+            b"u.",
+        ]
+    )
+
+
+def pixels_and_labels(dataset):
+    return [
+        (split, arrays.images.tobytes(), arrays.labels.tobytes())
+        for split, arrays in sorted(dataset.splits.items())
+    ]
+
+
+def write_folder(folder, members):
+    folder.mkdir(parents=True)
+    for name, content in members.items():
+        (folder / name).write_bytes(content)
+    return folder

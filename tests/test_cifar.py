@@ -1,0 +1,348 @@
+"""CIFAR-10 and CIFAR-100: the same pixels from every form, one line for whatever is wrong."""
+
+import gzip
+import hashlib
+import io
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+from cifar_files import (
+    as_pickles,
+    as_python_2,
+    pixels_and_labels,
+    random_members,
+    write_archive,
+    write_folder,
+)
+
+from googlenet_jax.config import DataConfig
+from googlenet_jax.data import Split, cifar, load
+from googlenet_jax.errors import DataError
+
+
+def load_cifar10(path, unofficial):
+    return cifar.load(cifar.CIFAR10, str(path), unofficial)
+
+
+@pytest.fixture
+def archive(tmp_path):
+    return tmp_path / "cifar-10-binary.tar.gz"
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_cifar_pixels_labels_and_order(archive, reverse):
+    """In the order of the batches' numbers, whatever their order in the archive."""
+    members, images, labels = random_members()
+    names = [*members]
+    if reverse:
+        names.reverse()
+    readme = {"readme.html": b"other files do not matter"}
+    path = write_archive(archive, readme | {name: members[name] for name in names})
+    found = load_cifar10(path, unofficial=True)
+    train, test = found.splits[Split.TRAIN], found.splits[Split.TEST]
+    assert np.array_equal(train.images, images[:5].reshape(15, 32, 32, 3))
+    assert np.array_equal(train.labels, labels[:5].ravel())
+    assert np.array_equal(test.images, images[5])
+    assert np.array_equal(test.labels, labels[5])
+    assert train.images.dtype == np.uint8
+    assert train.labels.dtype == np.int32
+    assert found.info.image_shape == (32, 32, 3)
+    assert found.provenance == {
+        "source": path,
+        "sha256": hashlib.sha256(archive.read_bytes()).hexdigest(),
+        "official": False,
+    }
+
+
+def test_cifar_refuses_what_is_not_official(archive):
+    members, _, _ = random_members()
+    path = write_archive(archive, members)
+    with pytest.raises(DataError) as caught:
+        load_cifar10(path, unofficial=False)
+    message = one_line(caught, path)
+    assert hashlib.sha256(archive.read_bytes()).hexdigest() in message
+    # The published archive's.
+    assert "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd" in message
+    assert "--config.data.unofficial=True" in message
+
+
+def one_line(caught, path):
+    """The message, which is one line and names the file."""
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+@pytest.mark.parametrize("path", ["", "absent.tar.gz"])
+def test_cifar_without_a_file(path):
+    with pytest.raises(DataError) as caught:
+        load_cifar10(path, unofficial=True)
+    assert one_line(caught, path).startswith(f"data.path={path!r}: ")
+
+
+def damaged(members, damage):
+    """The archive's members after one damage to the third batch, and what the message says."""
+    name = "data_batch_3.bin"
+    content = members[name]
+    changed = {
+        "lacking": None,
+        "empty": b"",
+        "a byte short": content[:-1],
+        "too many records": content[:3073] * 10_001,
+        "label 200": bytes([200]) + content[1:],
+        "label 10": bytes([10]) + content[1:],
+    }[damage]
+    members = {**members, name: changed}
+    return {name: content for name, content in members.items() if content is not None}
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("lacking", "lacks data_batch_3.bin"),
+        ("empty", "data_batch_3.bin has 0 bytes"),
+        ("a byte short", "data_batch_3.bin has 9218 bytes"),  # 3 records of 3,073 less one
+        ("too many records", "data_batch_3.bin has 30733073 bytes"),
+        ("label 200", "data_batch_3 has label 200"),
+        ("label 10", "has label 10"),
+    ],
+)
+def test_cifar_with_a_damaged_member(archive, damage, says):
+    members, _, _ = random_members()
+    path = write_archive(archive, damaged(members, damage))
+    with pytest.raises(DataError) as caught:
+        load_cifar10(path, unofficial=True)
+    assert says in one_line(caught, path)
+
+
+def test_cifar_that_is_a_folder_by_that_name(archive):
+    """A member that is no regular file is as good as none."""
+    members, _, _ = random_members()
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            if name == "test_batch.bin":
+                member.type, member.size = tarfile.DIRTYPE, 0
+            tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(DataError) as caught:
+        load_cifar10(str(archive), unofficial=True)
+    assert "lacks test_batch.bin" in one_line(caught, archive)
+
+
+def test_cifar_truncated_anywhere(archive):
+    members, _, _ = random_members()
+    write_archive(archive, members)
+    content = archive.read_bytes()
+    whole = len(content)
+    for size in (0, 5, 12, whole // 4, whole // 2, whole - 2000):
+        archive.write_bytes(content[:size])
+        with pytest.raises(DataError) as caught:
+            load_cifar10(str(archive), unofficial=True)
+        one_line(caught, archive)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html>not found</html>" * 100,
+        gzip.compress(b"no tar" * 1000),
+        b"\x1f\x8b" + b"x" * 500,
+        b"\x1f\x8b\x08",
+    ],
+    ids=["a web page", "gzip of something else", "gzip's mark alone", "half a header"],
+)
+def test_cifar_that_is_no_archive(archive, content):
+    archive.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load_cifar10(str(archive), unofficial=True)
+    one_line(caught, archive)
+
+
+@pytest.mark.parametrize("percent", [10, 50, 90])
+def test_cifar_with_a_flipped_bit(archive, percent):
+    """The tar format does not notice; gzip's checksum does, also without an official sum."""
+    write_archive(archive, random_members()[0])
+    content = bytearray(archive.read_bytes())
+    content[len(content) * percent // 100] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load_cifar10(str(archive), unofficial=True)
+    one_line(caught, archive)
+
+
+def test_cifar_that_goes_on_behind_its_end(archive):
+    """A small file must not unpack without end."""
+    write_archive(archive, random_members()[0])
+    archive.write_bytes(archive.read_bytes() + gzip.compress(bytes(4 << 20)))
+    with pytest.raises(DataError, match="goes on behind the end") as caught:
+        load_cifar10(str(archive), unofficial=True)
+    one_line(caught, archive)
+
+
+def test_cifar_that_unpacks_without_end(archive):
+    """A thousand bytes of zeros for each one of the file: in a member that nobody asked for."""
+    with tarfile.open(archive, "w:gz") as tar:
+        member = tarfile.TarInfo("large")
+        member.size = 700 << 20
+        tar.addfile(member, Zeros(member.size))
+    assert archive.stat().st_size < 1 << 20
+    with pytest.raises(DataError, match="unpacks to more than the format can hold") as caught:
+        load_cifar10(archive, unofficial=True)
+    one_line(caught, archive)
+
+
+class Zeros(io.RawIOBase):
+    def __init__(self, size):
+        self.left = size
+
+    def read(self, size=-1):
+        size = min(size, self.left)
+        self.left -= size
+        return bytes(size)
+
+
+@pytest.mark.parametrize("form", ["binary", "Python 3", "Python 2"])
+def test_cifar_is_the_same_from_every_form(archive, tmp_path, form):
+    members, images, labels = random_members()
+    members = {
+        "binary": members,
+        "Python 3": as_pickles(members),
+        "Python 2": {name.removesuffix(".bin"): as_python_2(c) for name, c in members.items()},
+    }[form]
+    found = [
+        load_cifar10(write_archive(archive, members), unofficial=True),
+        load_cifar10(write_folder(tmp_path / "unpacked", members), unofficial=True),
+        load_cifar10(write_folder(tmp_path / "a" / "cifar-10-batches", members).parent, True),
+    ]
+    train, test = found[0].splits[Split.TRAIN], found[0].splits[Split.TEST]
+    assert np.array_equal(train.images, images[:5].reshape(-1, 32, 32, 3))
+    assert np.array_equal(train.labels, labels[:5].ravel())
+    assert np.array_equal(test.images, images[5])
+    assert np.array_equal(test.labels, labels[5])
+    assert pixels_and_labels(found[1]) == pixels_and_labels(found[0])
+    assert pixels_and_labels(found[2]) == pixels_and_labels(found[0])
+    assert found[1].provenance["sha256"] == found[2].provenance["sha256"]
+
+
+def test_a_folder_is_not_official(tmp_path):
+    folder = write_folder(tmp_path / "unpacked", random_members()[0])
+    with pytest.raises(DataError) as caught:
+        load_cifar10(folder, unofficial=False)
+    assert "--config.data.unofficial=True" in one_line(caught, folder)
+
+
+def test_a_folder_with_something_else(tmp_path):
+    folder = write_folder(tmp_path / "photos", {"cat.png": b"x"})
+    with pytest.raises(DataError) as caught:
+        load_cifar10(folder, unofficial=True)
+    assert "lacks data_batch_1.bin" in one_line(caught, folder)
+
+
+def test_cifar100_takes_the_fine_labels(tmp_path):
+    """Two labels a record, the coarse one first; in the Python form by their names."""
+    rng = np.random.default_rng(0)
+    binary, python, expected = {}, {}, {}
+    for name, size in (("train", 7), ("test", 3)):
+        images = rng.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8)
+        fine, coarse = rng.integers(0, 100, size), rng.integers(0, 20, size)
+        rows = images.transpose(0, 3, 1, 2).reshape(size, 3072)
+        two = np.stack([coarse, fine], axis=1).astype(np.uint8)
+        binary[f"{name}.bin"] = np.concatenate([two, rows], axis=1).tobytes()
+        python[name] = pickle.dumps(
+            {b"fine_labels": fine.tolist(), b"coarse_labels": coarse.tolist(), b"data": rows}, 2
+        )
+        expected[name] = (images, fine)
+    for form, members in (("binary", binary), ("python", python)):
+        path = write_folder(tmp_path / form, members)
+        config = DataConfig(name="cifar100", path=str(path), unofficial=True)
+        found = load(config, seed=0)
+        assert found.info.num_classes == 100
+        for name, (images, fine) in expected.items():
+            assert np.array_equal(found.splits[Split(name)].images, images)
+            assert np.array_equal(found.splits[Split(name)].labels, fine)
+
+
+def test_cifar100_classes_are_in_alphabetical_order():
+    names = cifar.CIFAR100.info.class_names
+    assert len(set(names)) == 100
+    assert list(names) == sorted(names)
+
+
+class Hostile:
+    """What a pickle may do: call any function with any arguments."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call[0], self.call[1:]
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("place", ["whole", "data", "labels", "extra"])
+def test_a_pickle_s_code_is_never_run(tmp_path, protocol, place):
+    marker = tmp_path / "run"
+    hostile = Hostile(marker.touch)
+    members, _, _ = random_members()
+    batches = as_pickles(members)
+    batch = pickle.loads(batches["data_batch_1"])
+    key = {"data": b"data", "labels": b"labels", "extra": b"extra"}.get(place)
+    content = hostile if place == "whole" else {**batch, key: hostile}
+    pickled = pickle.dumps(content, protocol)
+    pickle.loads(pickled)
+    assert marker.exists()  # so it would have been run
+    marker.unlink()
+    batches["data_batch_1"] = pickled
+    folder = write_folder(tmp_path / "unpacked", batches)
+    with pytest.raises(DataError, match="data_batch_1 is no CIFAR batch") as caught:
+        load_cifar10(folder, unofficial=True)
+    one_line(caught, folder)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({b"labels": [0, 1]}, "pixels of shape"),
+        ({b"labels": [0, 1, -1]}, "small whole numbers"),
+        ({b"labels": [0, 1, 2**40]}, "small whole numbers"),
+        ({b"labels": [0, 1, True]}, "small whole numbers"),
+        ({b"labels": (0, 1, 2)}, "pixels of shape"),
+        ({b"labels": [0, 1, 10]}, "has label 10"),
+        ({b"labels": None}, "pixels of shape"),
+        ({b"data": np.zeros((3, 3071), np.uint8)}, "pixels of shape"),
+        ({b"data": np.zeros((3, 3072), np.int8)}, "no array of bytes"),
+        ({b"data": np.zeros((3, 3072), np.float32)}, "no array of bytes"),
+        ({b"data": np.zeros((3072, 3), np.uint8).T}, "no array of bytes"),
+        ({b"data": b"x" * 9216}, "AttributeError"),
+        ({b"data": [0] * 9216}, "AttributeError"),
+    ],
+    ids=str,
+)
+def test_a_pickled_batch_with_a_wrong_entry(tmp_path, change, says):
+    batches = as_pickles(random_members()[0])
+    batch = pickle.loads(batches["data_batch_2"]) | change
+    batches["data_batch_2"] = pickle.dumps(batch, protocol=2)
+    folder = write_folder(tmp_path / "unpacked", batches)
+    with pytest.raises(DataError, match="data_batch_2") as caught:
+        load_cifar10(folder, unofficial=True)
+    assert says in one_line(caught, folder)
+
+
+def test_a_complete_split_is_balanced(tmp_path, monkeypatch):
+    members, _, _ = random_members(records=10)
+    for name in members:
+        rows = np.frombuffer(members[name], np.uint8).reshape(-1, 3073).copy()
+        rows[:, 0] = np.arange(10)
+        if name == "test_batch.bin":
+            rows[3, 0] = 4
+        members[name] = rows.tobytes()
+    path = write_folder(tmp_path / "unpacked", members)
+    load_cifar10(path, unofficial=True)  # a part of CIFAR-10 need not be
+    monkeypatch.setitem(cifar.CIFAR10.counts, Split.TEST, 10)
+    with pytest.raises(DataError, match="test split has 0 images of class 'cat'; expected 1"):
+        load_cifar10(path, unofficial=True)
