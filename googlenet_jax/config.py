@@ -91,6 +91,9 @@ class DataConfig:
         0, "training images set apart, class by class, to choose the best checkpoint on", minimum=0
     )
     max_train_examples: int = _option(0, "train on the first N images only; 0: all", minimum=0)
+    downscale: int = _option(
+        1, "average squares of N x N pixels into one, for runs that must be cheap", minimum=1
+    )
     pad: int = _option(
         4, "pixels added on each side before the random crop; 0: none", minimum=0, below=256
     )

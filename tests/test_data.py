@@ -102,6 +102,27 @@ def test_max_train_examples_come_after_validation():
     assert sizes == {Split.TRAIN: 1342, Split.VALID: 100, Split.TEST: 355}
 
 
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_downscale_averages_squares(dataset, factor):
+    found = load(DataConfig(name="digits", downscale=factor), seed=0)
+    size = 8 // factor
+    assert found.info.image_shape == (size, size, 1)
+    for split, arrays in dataset.splits.items():
+        small = found.splits[split]
+        assert np.array_equal(small.labels, arrays.labels)
+        for row, column in np.ndindex(size, size):
+            rows = slice(row * factor, (row + 1) * factor)
+            columns = slice(column * factor, (column + 1) * factor)
+            exact = arrays.images[:, rows, columns].mean((1, 2))
+            # To the nearest whole number, and up from the middle.
+            assert np.array_equal(small.images[:, row, column], np.floor(exact + 0.5))
+
+
+def test_downscale_that_does_not_divide():
+    with pytest.raises(DataError, match=r"^data\.downscale=3: does not divide the 8x8 pixels"):
+        load(DataConfig(name="digits", downscale=3), seed=0)
+
+
 def test_an_epoch_s_order():
     def order(seed, epoch):
         return np.asarray(epoch_order(jax.random.key(seed), epoch, 100))

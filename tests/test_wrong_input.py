@@ -70,14 +70,17 @@ def files(folder):
 @pytest.mark.parametrize(
     ("arguments", "culprits"),
     [
-        ([], ["--config is required", "cifar10, cifar100, digits"]),
+        ([], ["--config is required", "cifar10, cifar100, cifar10_smoke, digits"]),
         (["--config"], ["--config is required"]),
         (["--config="], ["--config is required"]),
         (["--config", "--config.seed=1"], ["--config is required"]),
         ([DIGITS, "--config=cifar10"], ["--config is required once"]),
-        (["--config=digitz"], ["--config=digitz", "cifar10, cifar100, digits"]),
-        (["--config=no/such.py"], ["--config=no/such.py", "cifar10, cifar100, digits"]),
-        (["--config=configs"], ["--config=configs", "cifar10, cifar100, digits"]),
+        (["--config=digitz"], ["--config=digitz", "cifar10, cifar100, cifar10_smoke, digits"]),
+        (
+            ["--config=no/such.py"],
+            ["--config=no/such.py", "cifar10, cifar100, cifar10_smoke, digits"],
+        ),
+        (["--config=configs"], ["--config=configs", "cifar10, cifar100, cifar10_smoke, digits"]),
         ([DIGITS, "--config.train.epoch=3"], ["train.epoch:", "did you mean train.epochs?"]),
         ([DIGITS, "--config.sed=3"], ["sed:", "did you mean seed?"]),
         ([DIGITS, "--config.seed.x=3"], ["seed.x:", "no such field"]),
@@ -97,7 +100,10 @@ def files(folder):
         ([DIGITS, "--config.optimizer.learning_rate=nan"], ["optimizer.learning_rate=nan"]),
         ([DIGITS, "--config.optimizer.learning_rate=inf"], ["optimizer.learning_rate=inf"]),
         ([DIGITS, "--config.model.dtype=float16"], ["model.dtype='float16'", "bfloat16"]),
-        ([DIGITS, "--config.data.name=mnist"], ["data.name='mnist'", "cifar10, cifar100, digits"]),
+        (
+            [DIGITS, "--config.data.name=mnist"],
+            ["data.name='mnist'", "cifar10, cifar100, cifar10_smoke, digits"],
+        ),
         ([DIGITS, "--config.train.steps=99999999999"], ["train.steps=99999999999", "less than"]),
         ([DIGITS, "--config.optimizer.learning_rate", "-.5"], ["optimizer.learning_rate=-0.5"]),
         ([DIGITS, "--workdir="], ["--workdir: needs a value"]),

@@ -100,6 +100,32 @@ class Dataset:
         splits = {**self.splits, Split.TRAIN: train[~is_valid], Split.VALID: train[is_valid]}
         return dataclasses.replace(self, splits=splits)
 
+    def downscaled(self, factor: int) -> Self:
+        """Averages each square of `factor` x `factor` pixels into one, rounded.
+
+        Raises:
+          DataError: the squares do not fill the images.
+        """
+        height, width, channels = self.info.image_shape
+        if height % factor or width % factor:
+            raise DataError(
+                f"data.downscale={factor}: does not divide the {height}x{width} pixels of "
+                f"{self.info.name}"
+            )
+        shape = (height // factor, width // factor, channels)
+
+        def average(images: np.ndarray) -> np.ndarray:
+            squares = images.reshape(-1, shape[0], factor, shape[1], factor, channels)
+            totals = squares.sum((2, 4), dtype=np.uint32)
+            return ((2 * totals + factor**2) // (2 * factor**2)).astype(np.uint8)
+
+        splits = {
+            split: Arrays(average(np.asarray(arrays.images)), arrays.labels)
+            for split, arrays in self.splits.items()
+        }
+        info = dataclasses.replace(self.info, image_shape=shape)
+        return dataclasses.replace(self, info=info, splits=splits)
+
     def on_device(self) -> Self:
         """The same data set with its arrays on the default device."""
         return dataclasses.replace(self, splits=jax.device_put(self.splits))

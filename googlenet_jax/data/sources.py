@@ -21,6 +21,8 @@ def load(config: DataConfig, seed: int) -> Dataset:
     else:
         form = {"cifar10": cifar.CIFAR10, "cifar100": cifar.CIFAR100}[config.name]
         dataset = cifar.load(form, config.path, config.unofficial)
+    if config.downscale > 1:
+        dataset = dataset.downscaled(config.downscale)
     if config.valid_examples:
         dataset = dataset.with_validation(config.valid_examples, seed)
     if config.max_train_examples:
