@@ -197,6 +197,7 @@ def test_cifar10_is_the_article_s_row_8():
             "unofficial": False,
             "valid_examples": 0,  # the article chose on the test set
             "max_train_examples": 0,
+            "downscale": 1,
             "pad": 4,
             "pad_mode": "reflect",
             "flip": True,
