@@ -20,14 +20,16 @@ def _option(
     help: str,
     *,
     choices: tuple[str, ...] = (),
+    prefix: str = "",
     minimum: float | None = None,
     above: float | None = None,
     below: float | None = None,
     resumable: bool = False,
 ) -> Any:
     """A config field that knows its meaning, its range and whether a resumed run may change it."""
+    names = [*choices, f"{prefix}NAME"] if prefix else choices
     limits = [
-        f"one of {', '.join(choices)}" if choices else "",
+        f"one of {', '.join(names)}" if names else "",
         f"at least {minimum}" if minimum is not None else "",
         f"greater than {above}" if above is not None else "",
         f"less than {below}" if below is not None else "",
@@ -36,7 +38,7 @@ def _option(
 
     def is_allowed(value: Any) -> bool:
         return (
-            (not choices or value in choices)
+            (not choices or value in choices or (prefix != "" and value.startswith(prefix)))
             and (minimum is None or value >= minimum)
             and (above is None or value > above)
             and (below is None or value < below)
@@ -80,12 +82,20 @@ class ModelConfig:
 class DataConfig:
     """The images and their augmentation."""
 
-    name: str = _option("cifar10", "data set", choices=("cifar10", "cifar100", "digits"))
+    name: str = _option(
+        "cifar10",
+        "data set; tfds:NAME is an image classification set that TFDS has prepared",
+        choices=("cifar10", "cifar100", "digits"),
+        prefix="tfds:",
+    )
     path: str = _option(
-        "", "archive or unpacked folder of the data set, where it is not embedded", resumable=True
+        "", "archive or folder of the data set, where it is not TFDS's usual one", resumable=True
     )
     unofficial: bool = _option(
         False, "accept data whose checksum is not the official one; recorded in summary.json"
+    )
+    cache: bool = _option(
+        True, "keep what was decoded of PNG images in the user's cache folder", resumable=True
     )
     valid_examples: int = _option(
         0, "training images set apart, class by class, to choose the best checkpoint on", minimum=0

@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import socket
 import tempfile
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import beartype
 import jax
 import jaxtyping
+import pytest
 
 # The annotations of the library are checked at every call. Beartype accepts `Self` only where it
 # decorates whole classes, and jaxtyping gives it one method at a time: there `Self` means Any.
@@ -32,3 +34,15 @@ jaxtyping.install_import_hook("googlenet_jax", "conftest.checked")
 
 # jax_numpy_rank_promotion stays as it is: a bias is added to images, on purpose.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path, monkeypatch):
+    """Nothing of the user's own is read or written, and nothing is downloaded."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def connect(*args, **kwargs):
+        raise OSError("tests have no network")
+
+    monkeypatch.setattr(socket, "create_connection", connect)

@@ -46,7 +46,7 @@ def set_option(config, name, value):
         ("model.name", "resnet", "one of googlenet"),
         ("model.dtype", "float16", "one of float32, bfloat16"),
         ("model.matmul_precision", "", "one of default, high, highest"),
-        ("data.name", "mnist", "one of cifar10, cifar100, digits"),
+        ("data.name", "mnist", "one of cifar10, cifar100, digits, tfds:NAME"),
         ("data.pad_mode", "edge", "one of reflect, zeros"),
         ("optimizer.schedule", "Cosine", "one of cosine, constant"),
         ("optimizer.schedule_per", "batch", "one of epoch, step"),
@@ -195,6 +195,7 @@ def test_cifar10_is_the_article_s_row_8():
             "name": "cifar10",
             "path": "",
             "unofficial": False,
+            "cache": True,
             "valid_examples": 0,  # the article chose on the test set
             "max_train_examples": 0,
             "downscale": 1,
@@ -220,7 +221,13 @@ def test_cifar10_is_the_article_s_row_8():
 def test_what_a_resumed_run_may_change():
     """How far and how often to save, and where the data lie; nothing that alters the numbers."""
     resumable = {n for n, field, _ in Config().options() if field.metadata["resumable"]}
-    assert resumable == {"data.path", "train.epochs", "train.steps", "checkpoint.every_steps"}
+    assert resumable == {
+        "data.path",
+        "data.cache",
+        "train.epochs",
+        "train.steps",
+        "checkpoint.every_steps",
+    }
 
 
 def test_a_value_in_place_of_a_group_is_a_readable_error():

@@ -102,7 +102,7 @@ def files(folder):
         ([DIGITS, "--config.model.dtype=float16"], ["model.dtype='float16'", "bfloat16"]),
         (
             [DIGITS, "--config.data.name=mnist"],
-            ["data.name='mnist'", "cifar10, cifar100, cifar10_smoke, digits"],
+            ["data.name='mnist'", "cifar10, cifar100, digits, tfds:NAME"],
         ),
         ([DIGITS, "--config.train.steps=99999999999"], ["train.steps=99999999999", "less than"]),
         ([DIGITS, "--config.optimizer.learning_rate", "-.5"], ["optimizer.learning_rate=-0.5"]),
@@ -173,7 +173,7 @@ def test_config_file(refused, text, culprits, override, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "culprits"),
     [
-        (["--config=cifar10"], ["data.path=''", "cifar-10-binary.tar.gz"]),
+        (["--config=cifar10"], ["no CIFAR data is on this machine", "--config.data.path=FILE"]),
         (["--config=cifar10", "--config.data.path=no.tar.gz"], ["data.path='no.tar.gz'"]),
         ([DIGITS, "--config.data.path=digits.npz"], ["data.path='digits.npz'", "embedded"]),
         ([DIGITS, "--config.train.batch_size=2000"], ["train.batch_size=2000", "1442 images"]),

@@ -14,8 +14,13 @@ from train.resume import Plan
 def describe_data(dataset: Dataset) -> str:
     """Name, sizes and provenance in one line."""
     sizes = [f"{s.num_examples(dataset):,} {s}" for s in Split if s in dataset.splits]
-    official = "official" if dataset.provenance["official"] else "NOT the official data"
-    return f"{dataset.info.name}, {', '.join(sizes)} images, {official}"
+    found = dataset.provenance
+    official = "official" if found["official"] else "NOT the official data"
+    cache = f", decoded in {found['cache']}" if "cache" in found else ""
+    return (
+        f"{dataset.info.name}, {', '.join(sizes)} images, {official}: {found['source']}, sha256 "
+        f"{found['sha256'][:12]}...{cache}"
+    )
 
 
 def describe_model(config: Config, parameters: int) -> str:

@@ -7,7 +7,6 @@ of it is read than the format can hold.
 
 import dataclasses
 import gzip
-import hashlib
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from googlenet_jax.data import batch_pickle
-from googlenet_jax.data.dataset import Arrays, Dataset, DatasetInfo, Split, check_sum
+from googlenet_jax.data.dataset import Arrays, DatasetInfo, Split
 from googlenet_jax.errors import DataError
 
 PLANES = (3, 32, 32)  # of a stored image: red, green and blue
@@ -114,36 +113,66 @@ CIFAR100 = Format(
 )
 
 
-def load(form: Format, path: str, unofficial: bool) -> Dataset:
-    """Reads an archive, or the folder into which one was unpacked.
+FORMATS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
-    Args:
-      form: of the data set.
-      path: of the archive or the folder.
-      unofficial: accept bytes that are not those of a published archive. A folder has no
-        published sum.
+
+def read(form: Format, source: Path) -> dict[Split, Arrays]:
+    """The images and classes in an archive, or in the folder into which one was unpacked.
 
     Raises:
-      DataError: there is nothing there, or it is not what it should be.
+      DataError: it is not what it should be.
     """
-    source = Path(path).expanduser()
-    name = form.info.name
-    if not path or not source.exists():
-        raise DataError(
-            f"data.path={path!r}: no such file; {name} needs an archive or the folder into which "
-            f"it was unpacked: --config.data.path=FOLDER/{' or '.join(form.archives)}"
-        )
+    files = read_files(form, source)
+    return {split: _decode_split(form, split, files, source) for split in form.batches}
+
+
+def read_files(form: Format, source: Path) -> dict[str, bytes]:
+    """The contents of the batch files of an archive or a folder, by name.
+
+    Raises:
+      DataError: it cannot be read, or is larger than the format can be.
+    """
     try:
-        found = _sum(form, source)
-        provenance = check_sum(str(source), found, [*form.archives.values()], unofficial)
-        files = _read_folder(form, source) if source.is_dir() else _read_archive(form, source)
+        return _read_folder(form, source) if source.is_dir() else _read_archive(form, source)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         kind = "folder" if source.is_dir() else "gzipped tar archive"
         raise DataError(f"{source}: not a readable {kind}: {error}") from error
-    splits = {split: _decode_split(form, split, files, source) for split in form.batches}
+
+
+def check(form: Format, splits: dict[Split, Arrays], source: Path) -> None:
+    """Checks what no source may get wrong: counts, labels and the balance of the classes.
+
+    Raises:
+      DataError: says which split, what was expected and what was found.
+    """
     for split, arrays in splits.items():
-        _check_balance(form, split, arrays, source)
-    return Dataset(form.info, splits, provenance)
+        where, classes = f"{source}: the {split} split", form.info.num_classes
+        if not 0 < len(arrays.labels) <= form.counts[split]:
+            raise DataError(
+                f"{where} has {len(arrays.labels)} images; expected {form.counts[split]}"
+            )
+        wrong = arrays.labels[(arrays.labels < 0) | (arrays.labels >= classes)]
+        if len(wrong):
+            raise DataError(f"{where} has label {wrong[0]}; expected 0 to {classes - 1}")
+        counts = np.bincount(arrays.labels, minlength=classes)
+        # A complete split has equally many images of each class, as CIFAR's authors state.
+        if counts.sum() == form.counts[split] and counts.min() != counts.max():
+            label = int(np.argmin(counts))
+            raise DataError(
+                f"{where} has {counts[label]} images of class {form.info.class_names[label]!r}; "
+                f"expected {form.counts[split] // classes}"
+            )
+
+
+def binary_records(
+    form: Format, split: Split, files: dict[str, bytes]
+) -> Iterator[tuple[UInt8[np.ndarray, " labels"], UInt8[np.ndarray, "height width channels"]]]:
+    """Yields all labels and the image of each binary record of a split."""
+    for batch in form.batches[split]:
+        records = np.frombuffer(files[f"{batch}.bin"], np.uint8)
+        for record in records.reshape(-1, form.label_bytes + PIXELS):
+            planes = record[form.label_bytes :].reshape(PLANES)
+            yield record[: form.label_bytes], planes.transpose(1, 2, 0)
 
 
 def _file_names(form: Format) -> dict[str, str]:
@@ -164,17 +193,14 @@ def _size_limit(form: Format, name: str) -> int:
 def _folder_files(form: Format, folder: Path) -> Iterator[Path]:
     """The batch files in a folder, or in the one folder below it that the archives make."""
     for place in [folder, *sorted(folder.glob("cifar-10*"))]:
-        yield from (path for name in _file_names(form) if (path := place / name).is_file())
+        if found := [path for name in _file_names(form) if (path := place / name).is_file()]:
+            yield from found
+            return
 
 
-def _sum(form: Format, source: Path) -> str:
-    """The sha256 of an archive, or of a folder's batch files one after the other."""
-    total = hashlib.sha256()
-    for path in _folder_files(form, source) if source.is_dir() else [source]:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                total.update(chunk)
-    return total.hexdigest()
+def stored_files(form: Format, source: Path) -> list[Path]:
+    """The archive, or the batch files of a folder: what a checksum is made of."""
+    return list(_folder_files(form, source)) if source.is_dir() else [source]
 
 
 def _read_folder(form: Format, folder: Path) -> dict[str, bytes]:
@@ -260,20 +286,4 @@ def _decode(
         raise DataError(
             f"{source}: {batch} has {len(labels)} images; expected up to {form.limit(batch)}"
         )
-    if labels.max() >= form.info.num_classes:
-        raise DataError(
-            f"{source}: {batch} has label {labels.max()}; expected 0 to {form.info.num_classes - 1}"
-        )
     return rows, labels
-
-
-def _check_balance(form: Format, split: Split, arrays: Arrays, source: Path) -> None:
-    """A complete split has equally many images of each class, as CIFAR's authors state."""
-    counts = np.bincount(arrays.labels, minlength=form.info.num_classes)
-    if counts.sum() == form.counts[split] and counts.min() != counts.max():
-        label = int(np.argmin(counts))
-        raise DataError(
-            f"{source}: the {split} split has {counts[label]} images of class "
-            f"{form.info.class_names[label]!r}; expected "
-            f"{form.counts[split] // form.info.num_classes}"
-        )

@@ -2,8 +2,10 @@
 
 import dataclasses
 import enum
+import hashlib
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import jax
@@ -148,6 +150,16 @@ def epoch_order(key: PRNGKeyArray, epoch: int, num_examples: int) -> Int[Array, 
     return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
 
 
+def digest(paths: Sequence[Path]) -> str:
+    """The sha256 of files, one after the other."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                total.update(chunk)
+    return total.hexdigest()
+
+
 def check_sum(source: str, found: str, official: Sequence[str], unofficial: bool) -> dict[str, Any]:
     """The provenance of data whose sha256 is `found`.
 
@@ -155,8 +167,9 @@ def check_sum(source: str, found: str, official: Sequence[str], unofficial: bool
       DataError: it is none of the official sums, and that was not allowed.
     """
     if found not in official and not unofficial:
+        published = f"the official one is {' or '.join(official)}" if official else "none is known"
         raise DataError(
-            f"{source}: sha256 is {found}, the official one is {' or '.join(official)}; to use it "
-            "all the same, pass --config.data.unofficial=True"
+            f"{source}: sha256 is {found}, {published}; to use it all the same, pass "
+            "--config.data.unofficial=True"
         )
     return {"source": source, "sha256": found, "official": found in official}

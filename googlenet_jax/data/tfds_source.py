@@ -1,0 +1,221 @@
+"""Data sets that TensorFlow Datasets has prepared, and CIFAR's preparation, without TensorFlow.
+
+TFDS's own builders of CIFAR need TensorFlow to prepare, and offline they try for minutes. The
+builder here keeps TFDS's name, version, features, download manager and checksums, and hands in
+encoded images; what it writes is read by `tfds.data_source` as if TensorFlow had written it.
+"""
+
+import io
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from googlenet_jax.data import cifar, encoded
+from googlenet_jax.data.dataset import Arrays, DatasetInfo, Split, digest
+from googlenet_jax.errors import DataError
+from googlenet_jax.workdir import write_atomically
+
+HOST = "www.cs.toronto.edu"
+NETWORK_SECONDS = 8.0
+MAX_BYTES = 2**30  # of pixels: the set is held in memory, and on the device
+ARCHIVE = "archive.json"  # beside what is prepared here: the sums of the archive and the records
+
+
+def data_dir() -> Path:
+    """The user's usual TFDS folder."""
+    from tensorflow_datasets.core.constants import get_default_data_dir
+
+    return Path(get_default_data_dir())
+
+
+def find(name: str, path: Path) -> Path | None:
+    """The newest prepared version of a set in a TFDS folder, or the folder itself if it is one."""
+    for folder in (path, path / name):
+        candidates = [folder, *folder.glob("[0-9]*.[0-9]*.[0-9]*")]
+        if found := [c for c in candidates if (c / "dataset_info.json").is_file()]:
+            return max(found, key=lambda c: [int(n) for n in c.name.split(".") if n.isdecimal()])
+    return None
+
+
+def stored_files(folder: Path) -> list[Path]:
+    """The files of a prepared set that hold its records."""
+    return sorted(folder.glob("*array_record*"))
+
+
+def archive_sum(folder: Path, records: str) -> str | None:
+    """The sha256 of the archive from which `prepare` made records of that sha256, if it did."""
+    try:
+        sums = json.loads((folder / ARCHIVE).read_text())
+        return sums["archive"] if sums["records"] == records else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def describe(folder: Path, splits: dict[Split, Arrays]) -> DatasetInfo:
+    """What a network must know of a prepared set, normalised by its own training images."""
+    import tensorflow_datasets as tfds
+
+    info = tfds.builder_from_directory(folder).info
+    class_names = tuple(info.features["label"].names)
+    for split, arrays in splits.items():
+        if not 0 <= arrays.labels.min() <= arrays.labels.max() < len(class_names):
+            raise DataError(f"{folder}: the {split} split has labels beyond its classes")
+    pixels = np.asarray(splits[Split.TRAIN].images)
+    height, width, channels = pixels.shape[1:]
+    mean = pixels.mean((0, 1, 2), dtype=np.float64) / 255
+    std = pixels.std((0, 1, 2), dtype=np.float64) / 255
+    return DatasetInfo(
+        name=f"tfds:{info.name}",
+        class_names=class_names,
+        image_shape=(height, width, channels),
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+    )
+
+
+def read(name: str, folder: Path, form: cifar.Format | None) -> dict[Split, Arrays]:
+    """The images and classes of a prepared set of one small image size.
+
+    Args:
+      name: of the set.
+      folder: that holds its dataset_info.json.
+      form: of a CIFAR set, whose images come in the order of its archive.
+
+    Raises:
+      DataError: it cannot be read without TensorFlow, or is not such a set.
+    """
+    import tensorflow_datasets as tfds
+
+    splits = {}
+    try:
+        builder = tfds.builder_from_directory(folder)
+        shape = builder.info.features["image"].shape
+        if builder.info.name != name or (form and shape != form.info.image_shape):
+            raise DataError(f"{folder}: holds {builder.info.name} of shape {shape}, not {name}")
+        for split in (Split.TRAIN, Split.TEST):
+            count = builder.info.splits[split.value].num_examples
+            _check_shape(shape, count, folder)
+            source = builder.as_data_source(
+                split.value, decoders={"image": tfds.decode.SkipDecoding()}
+            )
+            examples = source.__getitems__(range(count))
+            if form:  # TFDS shuffles what it writes; "train_00042"
+                examples.sort(key=lambda example: int(example["id"].split(b"_")[1]))
+            pixels = encoded.decode([e["image"] for e in examples], shape, f"{folder}: {split}")
+            labels = np.array([e["label"] for e in examples], np.int32)
+            splits[split] = Arrays(pixels, labels)
+    except DataError:
+        raise
+    except Exception as error:  # TFDS and its readers raise almost anything
+        raise DataError(
+            f"{folder}: not an image classification set that can be read without TensorFlow "
+            f"(format array_record, splits train and test): {type(error).__name__}: {error}"
+        ) from error
+    return splits
+
+
+def _check_shape(shape: tuple[int | None, ...], count: int, folder: Path) -> None:
+    if None in shape or shape[-1] not in (1, 3):
+        raise DataError(f"{folder}: images of shape {shape}; expected one size, 1 or 3 channels")
+    if count * int(np.prod(shape)) > MAX_BYTES:  # type: ignore[arg-type]
+        raise DataError(f"{folder}: {count} images of shape {shape} are more than memory may hold")
+
+
+def check_network() -> None:
+    """Tries to reach CIFAR's host.
+
+    Raises:
+      DataError: not within some seconds; says how to get the data otherwise.
+    """
+    errors: list[str] = ["no answer"]
+
+    def connect() -> None:
+        try:
+            socket.create_connection((HOST, 443), timeout=NETWORK_SECONDS).close()
+            errors.clear()
+        except OSError as error:
+            errors.append(str(error))
+
+    # In a thread, because a name server that does not answer is waited for without a limit.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(NETWORK_SECONDS)
+    if errors:
+        raise DataError(
+            f"no CIFAR data is on this machine and {HOST} cannot be reached ({errors[-1]}); "
+            "download an archive elsewhere (https://www.cs.toronto.edu/~kriz/cifar.html, or a "
+            "mirror: its checksum is verified) and pass --config.data.path=FILE, or a folder "
+            f"that TFDS has prepared, or put the archive into {data_dir() / 'downloads/manual'}"
+        )
+
+
+def prepare(form: cifar.Format, folder: Path, url_infos: dict[str, Any] | None = None) -> Path:
+    """Downloads CIFAR's binary archive with TFDS and prepares it as TFDS would.
+
+    Args:
+      form: of the set.
+      folder: TFDS's, for all sets; an archive in its `downloads/manual` is not downloaded.
+      url_infos: size and sha256 of the archive, where they are not TFDS's.
+
+    Returns:
+      The folder of the prepared set.
+
+    Raises:
+      DataError: the download fails or is not what it should be.
+    """
+    import tensorflow_datasets as tfds
+
+    archive_name = next(name for name in form.archives if "binary" in name)
+    url = f"https://{HOST}/~kriz/{archive_name}"
+    tfds_builders = tfds.image_classification
+    used: list[Path] = []
+
+    class Builder:
+        """What replaces TensorFlow in TFDS's builder."""
+
+        def _split_generators(self, downloads: Any) -> dict[str, Iterator]:
+            archive = Path(downloads.download(url))
+            used.append(archive)
+            files = cifar.read_files(form, archive)
+            self.info.features["label"].names = list(form.info.class_names)  # type: ignore[attr-defined]
+            return {split.value: self._generate_examples(split, files) for split in form.batches}
+
+        def _generate_examples(
+            self, split: Split, files: dict[str, bytes]
+        ) -> Iterator[tuple[int, dict[str, Any]]]:
+            records = cifar.binary_records(form, split, files)
+            for index, (labels, image) in enumerate(records):
+                file = io.BytesIO()
+                Image.fromarray(image).save(file, "png")
+                file.seek(0)
+                keys = ("label",) if form.label_bytes == 1 else ("coarse_label", "label")
+                named = dict(zip(keys, map(int, labels), strict=True))
+                yield index, {"id": f"{split}_{index:05d}", "image": file, **named}
+
+    base = {"cifar10": tfds_builders.Cifar10, "cifar100": tfds_builders.Cifar100}[form.info.name]
+    with tfds.core.registered.skip_registration():
+        # TFDS names a set after its class.
+        cls = type(base.__name__, (Builder, base), {"__module__": __name__})
+    if url_infos is not None:
+        cls.url_infos = url_infos  # type: ignore[attr-defined]
+    try:
+        builder = cls(data_dir=folder, file_format="array_record")
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(
+                manual_dir=folder / "downloads" / "manual", try_download_gcs=False
+            )
+        )
+    except DataError:
+        raise
+    except Exception as error:  # TFDS and requests raise almost anything
+        raise DataError(f"{url}: {type(error).__name__}: {error}") from error
+    prepared = Path(builder.data_path)
+    sums = {"archive": digest(used), "records": digest(stored_files(prepared))}
+    write_atomically(prepared / ARCHIVE, json.dumps(sums) + "\n")
+    return prepared

@@ -1,0 +1,19 @@
+"""The sheet shows stored images on the left and other pixels of the same ones beside them."""
+
+import numpy as np
+from PIL import Image
+
+from train import contact_sheet
+
+
+def test_a_sheet_of_digits(tmp_path, capsys):
+    contact_sheet.main(["--config=digits", f"--workdir={tmp_path / 'run'}"])
+    path = tmp_path / "run" / "contact_sheet.png"
+    assert capsys.readouterr().out == f"written to {path}\n"
+    with Image.open(path) as image:
+        sheet = np.asarray(image)
+    size = 8 * contact_sheet.SCALE + 2 * contact_sheet.GAP
+    assert sheet.shape == (10 * size, (1 + contact_sheet.COLUMNS) * size)
+    cells = sheet.reshape(10, size, 1 + contact_sheet.COLUMNS, size).transpose(0, 2, 1, 3)
+    for row in cells:
+        assert len({cell.tobytes() for cell in row}) > 3  # of nine possible cuts

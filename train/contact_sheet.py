@@ -1,0 +1,72 @@
+"""Draws what training sees: python -m train.contact_sheet --config configs/cifar10.py.
+
+Takes the flags of `train.main`. A row for each class: one image as it is stored, then as the
+augmentation of the config changes it.
+"""
+
+from typing import TYPE_CHECKING
+
+from googlenet_jax.errors import UserError
+from train import console, flags
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from googlenet_jax.config import Config
+
+COLUMNS = 12
+MAX_ROWS = 20
+SCALE = 3
+GAP = 2
+
+
+def main(argv: list[str]) -> None:
+    """Writes contact_sheet.png into the working directory."""
+    config, workdir = flags.parse(argv)
+    config.validate()
+    sheet = contact_sheet(config)
+    path = workdir / "contact_sheet.png"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        sheet.save(path)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
+    print(f"written to {path}")
+
+
+def contact_sheet(config: "Config") -> "Image":
+    """One training image of each class, and its augmentations to the right of it."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from PIL import Image
+
+    from googlenet_jax import data
+    from googlenet_jax.augment import augment
+
+    dataset = data.load(config.data, config.seed)
+    train = dataset.splits[data.Split.TRAIN]
+    labels = np.asarray(train.labels)
+    first = [int(np.argmax(labels == label)) for label in np.unique(labels)[:MAX_ROWS]]
+    stored = np.asarray(train.images)[first]
+    columns = [stored] + [
+        np.asarray(
+            augment(
+                key,
+                jnp.asarray(stored),
+                pad=config.data.pad,
+                pad_mode=config.data.pad_mode,
+                random_flip=config.data.flip,
+            )
+        )
+        for key in jax.random.split(jax.random.key(config.seed), COLUMNS)
+    ]
+    cells = np.stack(columns, axis=1).repeat(SCALE, axis=2).repeat(SCALE, axis=3)
+    cells = np.pad(cells, ((0, 0), (0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255)
+    rows, count, height, width, channels = cells.shape
+    sheet = cells.transpose(0, 2, 1, 3, 4).reshape(rows * height, count * width, channels)
+    return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+
+
+if __name__ == "__main__":
+    console.run(main)
