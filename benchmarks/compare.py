@@ -25,7 +25,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.torch_googlenet import GoogLeNet
-from googlenet_jax import augment, models, optimizer, state, step
+from googlenet_jax import optimizer, preprocess, state, step
 from googlenet_jax.config import Config
 from googlenet_jax.data import Arrays, epoch_order
 from googlenet_jax.data.cifar import CIFAR10
@@ -43,23 +43,20 @@ class Contender(NamedTuple):
     """A name that states layout and precision, and a call that takes n steps and waits."""
 
     name: str
+    dtype: str
     take_steps: Callable[[int], None]
 
 
 def jax_training(batch_size: int, dtype: str) -> Contender:
     """This project's training step on random images."""
-    config = Config()
-    config.model.dtype = dtype
-    train_state = _jax_state(config)
+    config, train_state = _jax_state(dtype)
     rng = np.random.default_rng(0)
     size = 64 * batch_size
     images = rng.integers(0, 256, (size, *INFO.image_shape), np.uint8)
     data = jax.device_put(Arrays(images, rng.integers(0, 10, size, np.int32)))
     order = epoch_order(jax.random.key(0), 0, size)
 
-    def preprocess(key: Any, images: Any) -> Any:
-        augmented = augment.augment(key, images, pad=4, pad_mode="reflect", random_flip=True)
-        return augment.normalize(augmented, INFO.mean, INFO.std)
+    preprocessed = preprocess.for_training(config.data, INFO)
 
     def take_steps(number: int) -> None:
         nonlocal train_state
@@ -70,18 +67,16 @@ def jax_training(batch_size: int, dtype: str) -> Contender:
             jnp.int32(number),
             jax.random.key(1),
             batch_size=batch_size,
-            preprocess=preprocess,
+            preprocess=preprocessed,
         )
         jax.block_until_ready(report)
 
-    return Contender(f"googlenet_jax, {dtype}", take_steps)
+    return Contender(f"googlenet_jax, {dtype}", dtype, take_steps)
 
 
 def jax_inference(batch_size: int, dtype: str) -> Contender:
     """This project's network on a batch that is ready."""
-    config = Config()
-    config.model.dtype = dtype
-    train_state = _jax_state(config)
+    _, train_state = _jax_state(dtype)
     images = jax.random.normal(jax.random.key(0), (batch_size, *INFO.image_shape))
     infer = jax.jit(lambda state, images: state.apply(state.params, images, train=False)[0])
 
@@ -90,17 +85,14 @@ def jax_inference(batch_size: int, dtype: str) -> Contender:
             logits = infer(train_state, images)
         jax.block_until_ready(logits)
 
-    return Contender(f"googlenet_jax, {dtype}", take_steps)
+    return Contender(f"googlenet_jax, {dtype}", dtype, take_steps)
 
 
-def _jax_state(config: Config) -> state.TrainState:
+def _jax_state(dtype: str) -> tuple[Config, state.TrainState]:
+    config = Config()
+    config.model.dtype = dtype
     schedule = optimizer.create_schedule(config.optimizer, 390, 39_000)
-    return state.create(
-        jax.random.key(0),
-        lambda: models.create(config.model, INFO.image_shape[-1], INFO.num_classes),
-        optimizer.create(config.optimizer, schedule),
-        INFO.num_classes,
-    )
+    return config, state.initialize(jax.random.key(0), config, INFO, schedule)
 
 
 def torch_contender(
@@ -131,7 +123,7 @@ def torch_contender(
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return Contender(name, take_steps)
+    return Contender(name, "bfloat16" if bfloat16 else "float32", take_steps)
 
 
 def contenders(batch_size: int, training: bool) -> Iterator[Contender]:
@@ -168,7 +160,7 @@ def product_ceiling(dtype: str) -> Contender:
             result = product(a, a)
         jax.block_until_ready(result)
 
-    return Contender(f"matrix product, {dtype}", take_steps)
+    return Contender(f"matrix product, {dtype}", dtype, take_steps)
 
 
 def _product_size() -> int:
@@ -197,27 +189,27 @@ def measure(rivals: list[Contender], rounds: int) -> dict[str, list[float]]:
 def compare(batch_size: int, training: bool, rounds: int) -> list[dict[str, Any]]:
     """A row for each contender, with its ratio to PyTorch as the article wrote it."""
     dtypes = ["float32", "bfloat16"] if torch.cuda.is_available() else ["float32"]
-    ceilings = [product_ceiling(dtype) for dtype in dtypes]
-    rates = measure([*contenders(batch_size, training), *ceilings], rounds)
+    ceilings = {dtype: product_ceiling(dtype) for dtype in dtypes}
+    rivals = list(contenders(batch_size, training))
+    rates = measure([*rivals, *ceilings.values()], rounds)
     product_gflop = 4 * 2 * _product_size() ** 3 / 1e9
     gflop = batch_size * (TRAINING_GFLOP if training else INFERENCE_GFLOP)
     rows = []
-    for name, steps in rates.items():
-        if name.startswith("matrix product"):
-            continue
-        dtype = "bfloat16" if "bfloat16" in name else "float32"
-        ceiling = product_gflop * statistics.median(rates[f"matrix product, {dtype}"])
+    for rival in rivals:
+        steps = rates[rival.name]
+        steps_per_second = statistics.median(steps)
+        ceiling = product_gflop * statistics.median(rates[ceilings[rival.dtype].name])
         ratios = [ours / theirs for ours, theirs in zip(steps, rates[REFERENCE], strict=True)]
         rows.append(
             {
                 "work": "training" if training else "inference",
                 "batch_size": batch_size,
-                "contender": name,
-                "images_per_second": batch_size * statistics.median(steps),
+                "contender": rival.name,
+                "images_per_second": batch_size * steps_per_second,
                 "ratio": statistics.median(ratios),
                 "ratio_range": [min(ratios), max(ratios)],
-                "gflop_per_second": gflop * statistics.median(steps),
-                "share_of_ceiling": gflop * statistics.median(steps) / ceiling,
+                "gflop_per_second": gflop * steps_per_second,
+                "share_of_ceiling": gflop * steps_per_second / ceiling,
                 "ceiling_gflop_per_second": ceiling,
             }
         )

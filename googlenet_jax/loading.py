@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, UInt8
 
-from googlenet_jax import models, optimizer, state
+from googlenet_jax import optimizer, state
 from googlenet_jax.augment import normalize
 from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
@@ -87,13 +87,9 @@ def open_checkpoints(workdir: Path) -> Checkpoints:
 
 def abstract_state(config: Config, info: DatasetInfo) -> TrainState:
     """The shapes of a run's state, without its numbers."""
-    rule = optimizer.create(config.optimizer, optimizer.create_schedule(config.optimizer, 1, 1))
-
-    def build() -> Any:
-        return models.create(config.model, info.image_shape[-1], info.num_classes)
-
+    schedule = optimizer.create_schedule(config.optimizer, 1, 1)
     return jax.eval_shape(
-        lambda key: state.create(key, build, rule, info.num_classes), jax.random.key(0)
+        lambda key: state.initialize(key, config, info, schedule), jax.random.key(0)
     )
 
 

@@ -2,11 +2,12 @@
 
 On a CPU, XLA computes a convolution's kernel gradient at 4 to 17 GFLOP/s where a matrix product
 reaches 100 and more, and slows down native convolution gradients 20 times inside a loop (jax
-issue 12868): there the same values come from matrix products over shifted views of the input. On
-a CPU and on a GPU, the gradient of XLA's native max pooling costs more than the convolutions
-around it; shifted views made the whole training step 1.6 times faster on an H100 in bfloat16
-(6,400 to 10,200 images/s at batch 128). The choice is made by `jax.lax.platform_dependent`, that
-is when a program is compiled, so an exported program keeps both.
+issue 12868): there the same values come from matrix products over shifted views of the input. The
+gradient of XLA's native max pooling costs more than the convolutions around it on a CPU, and on a
+GPU it is slow too: shifted views made the whole training step 1.6 times faster on an H100 in
+bfloat16 (6,400 to 10,200 images/s at batch 128). The choice is made by
+`jax.lax.platform_dependent`, that is when a program is compiled, so an exported program keeps
+both.
 """
 
 import functools

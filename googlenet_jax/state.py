@@ -15,6 +15,10 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from googlenet_jax import models
+from googlenet_jax import optimizer as optimizers
+from googlenet_jax.config import Config
+from googlenet_jax.data import DatasetInfo
 from googlenet_jax.metrics import Metrics
 
 
@@ -97,3 +101,22 @@ def create(
     graphdef = nnx.graphdef(nnx.eval_shape(build))
     step = jnp.zeros((), jnp.int32)
     return TrainState(step, params, batch_stats, opt_state, metrics, graphdef, optimizer)
+
+
+def initialize(
+    key: PRNGKeyArray, config: Config, info: DatasetInfo, schedule: optax.Schedule
+) -> TrainState:
+    """The state at step 0 of the network and the update rule that a config describes.
+
+    Args:
+      key: of the parameters.
+      config: of the run.
+      info: of its images and classes.
+      schedule: the learning rate by step.
+    """
+    return create(
+        key,
+        lambda: models.create(config.model, info.image_shape[-1], info.num_classes),
+        optimizers.create(config.optimizer, schedule),
+        info.num_classes,
+    )

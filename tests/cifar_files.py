@@ -1,5 +1,6 @@
 """Small CIFAR files in the layouts that their authors describe, for the tests."""
 
+import gzip
 import io
 import pickle
 import tarfile
@@ -26,12 +27,35 @@ def random_members(records=3):
     return members, images, labels
 
 
-def write_archive(path, members):
-    with tarfile.open(path, "w:gz") as tar:
+def random_cifar100():
+    """The members of both forms, and the images and fine labels of each split."""
+    rng = np.random.default_rng(0)
+    binary, python, expected = {}, {}, {}
+    for name, size in (("train", 7), ("test", 3)):
+        images = rng.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8)
+        fine, coarse = rng.integers(0, 100, size), rng.integers(0, 20, size)
+        rows = images.transpose(0, 3, 1, 2).reshape(size, 3072)
+        two = np.stack([coarse, fine], axis=1).astype(np.uint8)
+        binary[f"{name}.bin"] = np.concatenate([two, rows], axis=1).tobytes()
+        python[name] = pickle.dumps(
+            {b"fine_labels": fine.tolist(), b"coarse_labels": coarse.tolist(), b"data": rows}, 2
+        )
+        expected[name] = (images, fine)
+    return binary, python, expected
+
+
+def as_tar(members):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
         for name, content in members.items():
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def write_archive(path, members):
+    path.write_bytes(gzip.compress(as_tar(members)))
     return str(path)
 
 

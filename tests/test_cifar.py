@@ -13,6 +13,7 @@ from cifar_files import (
     as_pickles,
     as_python_2,
     pixels_and_labels,
+    random_cifar100,
     random_members,
     write_archive,
     write_folder,
@@ -246,18 +247,7 @@ def test_a_folder_with_something_else(tmp_path):
 
 def test_cifar100_takes_the_fine_labels(tmp_path):
     """Two labels a record, the coarse one first; in the Python form by their names."""
-    rng = np.random.default_rng(0)
-    binary, python, expected = {}, {}, {}
-    for name, size in (("train", 7), ("test", 3)):
-        images = rng.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8)
-        fine, coarse = rng.integers(0, 100, size), rng.integers(0, 20, size)
-        rows = images.transpose(0, 3, 1, 2).reshape(size, 3072)
-        two = np.stack([coarse, fine], axis=1).astype(np.uint8)
-        binary[f"{name}.bin"] = np.concatenate([two, rows], axis=1).tobytes()
-        python[name] = pickle.dumps(
-            {b"fine_labels": fine.tolist(), b"coarse_labels": coarse.tolist(), b"data": rows}, 2
-        )
-        expected[name] = (images, fine)
+    binary, python, expected = random_cifar100()
     for form, members in (("binary", binary), ("python", python)):
         path = write_folder(tmp_path / form, members)
         config = DataConfig(name="cifar100", path=str(path), unofficial=True)

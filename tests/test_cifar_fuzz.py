@@ -1,13 +1,11 @@
 """Thousands of broken archives: a right answer or a DataError of one line, and nothing else."""
 
 import gzip
-import io
 import pickle
-import tarfile
 
 import numpy as np
 import pytest
-from cifar_files import as_pickles, as_python_2, pixels_and_labels, random_members
+from cifar_files import as_pickles, as_python_2, as_tar, pixels_and_labels, random_members
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -69,16 +67,6 @@ def members_of(form):
     if form == "python 2":
         return {name.removesuffix(".bin"): as_python_2(c) for name, c in members.items()}
     return members if form == "binary" else as_pickles(members)
-
-
-def as_tar(members):
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for name, content in members.items():
-            member = tarfile.TarInfo(f"cifar/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return file.getvalue()
 
 
 def load(path):

@@ -6,10 +6,11 @@ import json
 import shutil
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
-from cifar_files import pixels_and_labels, random_members, write_archive
+from cifar_files import pixels_and_labels, random_cifar100, random_members, write_archive
 from PIL import Image
 
 from googlenet_jax.config import DataConfig
@@ -28,20 +29,26 @@ def archive(tmp_path_factory):
     return write_archive(folder / "cifar-10-binary.tar.gz", random_members()[0])
 
 
-@pytest.fixture(scope="module")
-def prepared_once(archive, tmp_path_factory):
-    """What the project's builder makes of the archive, in a TFDS folder."""
+def prepare(form, archive, folder):
+    """What the project's builder makes of an archive that TFDS takes for the published one."""
+    import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import checksums
 
-    folder = tmp_path_factory.mktemp("tfds")
     manual = folder / "downloads" / "manual"
     manual.mkdir(parents=True)
     shutil.copy(archive, manual)
-    url = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    url = f"https://www.cs.toronto.edu/~kriz/{Path(archive).name}"
     infos = {url: checksums.compute_url_info(archive)}
-    tfds_source.prepare(cifar.CIFAR10, folder, infos)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(tfds.image_classification.Cifar10, "url_infos", infos)
+        tfds_source.prepare(form, folder)
     shutil.rmtree(folder / "downloads")
     return folder
+
+
+@pytest.fixture(scope="module")
+def prepared_once(archive, tmp_path_factory):
+    return prepare(cifar.CIFAR10, archive, tmp_path_factory.mktemp("tfds"))
 
 
 @pytest.fixture
@@ -97,6 +104,23 @@ def test_what_tfds_reads_itself(archive, prepared):
     assert source.dataset_info.features["label"].names == list(cifar.CIFAR10.info.class_names)
 
 
+def test_cifar100_prepared(tmp_path):
+    """With both labels, as TFDS has them; the fine ones are the classes."""
+    import tensorflow_datasets as tfds
+
+    binary, _, expected = random_cifar100()
+    archive = write_archive(tmp_path / "cifar-100-binary.tar.gz", binary)
+    folder = prepare(cifar.CIFAR100, archive, tmp_path / "data")
+    found = load_set(folder, name="cifar100")
+    for name, (images, fine) in expected.items():
+        assert np.array_equal(found.splits[Split(name)].images, images)
+        assert np.array_equal(found.splits[Split(name)].labels, fine)
+    source = tfds.data_source("cifar100", split="train", data_dir=folder, download=False)
+    coarse = {example["id"]: example["coarse_label"] for example in source}
+    records = np.frombuffer(binary["train.bin"], np.uint8).reshape(-1, 3074)
+    assert [coarse[name] for name in sorted(coarse)] == records[:, 0].tolist()
+
+
 def test_prepared_without_a_path(archive, prepared, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
     assert pixels_and_labels(load_set("")) == pixels_and_labels(load_set(archive))
@@ -113,8 +137,7 @@ def test_an_archive_in_tfds_s_folder_for_manual_downloads(archive, tmp_path, mon
 
 
 def test_what_was_prepared_of_an_official_archive_is_official(archive, prepared, monkeypatch):
-    with open(archive, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256(Path(archive).read_bytes()).hexdigest()
     with pytest.raises(DataError, match=rf"sha256 is {found}.*unofficial=True"):
         load_set(prepared, unofficial=False)
     monkeypatch.setitem(cifar.CIFAR10.archives, "cifar-10-binary.tar.gz", found)
@@ -124,8 +147,7 @@ def test_what_was_prepared_of_an_official_archive_is_official(archive, prepared,
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"archive": 3, "records": 4}'])
 def test_records_that_are_not_those_of_the_archive(archive, prepared, monkeypatch, content):
-    with open(archive, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256(Path(archive).read_bytes()).hexdigest()
     monkeypatch.setitem(cifar.CIFAR10.archives, "cifar-10-binary.tar.gz", found)
     (prepared / "cifar10" / "3.0.2" / "archive.json").write_text(content)
     with pytest.raises(DataError, match=r"sha256 is .*unofficial=True"):

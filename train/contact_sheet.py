@@ -23,7 +23,6 @@ GAP = 2
 def main(argv: list[str]) -> None:
     """Writes contact_sheet.png into the working directory."""
     config, workdir = flags.parse(argv)
-    config.validate()
     sheet = contact_sheet(config)
     path = workdir / "contact_sheet.png"
     try:
@@ -42,25 +41,16 @@ def contact_sheet(config: "Config") -> "Image":
     from PIL import Image
 
     from googlenet_jax import data
-    from googlenet_jax.augment import augment
+    from googlenet_jax.preprocess import augmentation
 
     dataset = data.load(config.data, config.seed)
     train = dataset.splits[data.Split.TRAIN]
     labels = np.asarray(train.labels)
     first = [int(np.argmax(labels == label)) for label in np.unique(labels)[:MAX_ROWS]]
     stored = np.asarray(train.images)[first]
-    columns = [stored] + [
-        np.asarray(
-            augment(
-                key,
-                jnp.asarray(stored),
-                pad=config.data.pad,
-                pad_mode=config.data.pad_mode,
-                random_flip=config.data.flip,
-            )
-        )
-        for key in jax.random.split(jax.random.key(config.seed), COLUMNS)
-    ]
+    augmented = augmentation(config.data)
+    keys = jax.random.split(jax.random.key(config.seed), COLUMNS)
+    columns = [stored, *(np.asarray(augmented(key, jnp.asarray(stored))) for key in keys)]
     cells = np.stack(columns, axis=1).repeat(SCALE, axis=2).repeat(SCALE, axis=3)
     cells = np.pad(cells, ((0, 0), (0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255)
     rows, count, height, width, channels = cells.shape

@@ -54,8 +54,7 @@ def evaluate(workdir: Path, checkpoint: str, split_name: str, data_path: str) ->
       UserError: run, checkpoint, split or data cannot be used.
     """
     # Imported here so that a mistake on the command line is told before JAX has loaded.
-    from googlenet_jax import data, step
-    from googlenet_jax.augment import normalize
+    from googlenet_jax import data, preprocess, step
     from googlenet_jax.loading import load_model
     from googlenet_jax.workdir import read_config
 
@@ -70,7 +69,7 @@ def evaluate(workdir: Path, checkpoint: str, split_name: str, data_path: str) ->
         model.state,
         dataset.splits[split],
         batch_size=config.eval.batch_size,
-        preprocess=lambda key, images: normalize(images, model.info.mean, model.info.std),
+        preprocess=preprocess.for_evaluation(model.info),
     ).compute()
     assert metrics["examples"] == split.num_examples(dataset), "an image was lost or doubled"
     per_class = dict(zip(model.info.class_names, metrics.pop("per_class_accuracy"), strict=True))

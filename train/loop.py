@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from googlenet_jax import augment, data, models, optimizer, state, step
+from googlenet_jax import data, preprocess, state, step
 from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
 from googlenet_jax.data import Dataset, Split
@@ -93,14 +93,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
         schedule = plan.schedule(config)
         # A key for each use: drawing more weights must not change the order of the images.
         init_key, order_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
-        train_state = state.create(
-            init_key,
-            lambda: models.create(
-                config.model, dataset.info.image_shape[-1], dataset.info.num_classes
-            ),
-            optimizer.create(config.optimizer, schedule),
-            dataset.info.num_classes,
-        )
+        train_state = state.initialize(init_key, config, dataset.info, schedule)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(train_state.params))
         print(f"model: {messages.describe_model(config, parameters)}", flush=True)
 
@@ -127,7 +120,7 @@ def train_epochs(run: Run, workdir: Path, train_state: TrainState, record: Recor
     """Trains, evaluates and saves until the plan is done; returns the whole record."""
     if len(record.history) == run.plan.epochs:
         return record
-    train_steps, preprocess = compile_steps(run, train_state)
+    train_steps, preprocess_evaluation = compile_steps(run, train_state)
     every = run.config.eval.every_epochs
     with TensorBoard(workdir / "tensorboard", record.history) as board:
         # The history has a line for each finished epoch, so it says which one comes next.
@@ -136,7 +129,7 @@ def train_epochs(run: Run, workdir: Path, train_state: TrainState, record: Recor
             started, steps_done = time.monotonic(), int(train_state.step)
             metrics = {Split.TRAIN: train_state.metrics}
             if (epoch + 1) % every == 0 or epoch + 1 == run.plan.epochs:
-                metrics |= evaluate_splits(run, train_state, preprocess)
+                metrics |= evaluate_splits(run, train_state, preprocess_evaluation)
             images = (steps_done - epoch * run.plan.steps_per_epoch) * run.config.train.batch_size
             entry: dict[str, Any] = {
                 "epoch": epoch + 1,
@@ -207,18 +200,7 @@ def train_epoch(
 
 def compile_steps(run: Run, train_state: TrainState) -> tuple[TrainSteps, step.Preprocess]:
     """The compiled training steps, and the preprocessing for evaluation."""
-    info, config = run.dataset.info, run.config.data
-
-    def normalize(key: PRNGKeyArray | None, images: Array) -> Array:
-        return augment.normalize(images, info.mean, info.std)
-
-    def augment_and_normalize(key: PRNGKeyArray | None, images: Array) -> Array:
-        assert key is not None, "training images are augmented"
-        augmented = augment.augment(
-            key, images, pad=config.pad, pad_mode=config.pad_mode, random_flip=config.flip
-        )
-        return normalize(None, augmented)
-
+    info = run.dataset.info
     train = run.dataset.splits[Split.TRAIN]
     print("compiling the training steps", flush=True)
     started = time.monotonic()
@@ -229,10 +211,10 @@ def compile_steps(run: Run, train_state: TrainState) -> tuple[TrainSteps, step.P
         jnp.int32(1),
         run.step_key,
         batch_size=run.config.train.batch_size,
-        preprocess=augment_and_normalize,
+        preprocess=preprocess.for_training(run.config.data, info),
     ).compile()
     print(f"compiled in {time.monotonic() - started:.1f} s", flush=True)
-    return compiled, normalize
+    return compiled, preprocess.for_evaluation(info)
 
 
 def evaluate_splits(

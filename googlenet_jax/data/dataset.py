@@ -160,6 +160,21 @@ def digest(paths: Sequence[Path]) -> str:
     return total.hexdigest()
 
 
+def check_labels(info: DatasetInfo, splits: dict[Split, Arrays], source: str) -> None:
+    """Checks what no source may get wrong: that each label is a class.
+
+    Raises:
+      DataError: says which split, what was expected and what was found.
+    """
+    for split, arrays in splits.items():
+        wrong = arrays.labels[(arrays.labels < 0) | (arrays.labels >= info.num_classes)]
+        if len(wrong):
+            raise DataError(
+                f"{source}: the {split} split has label {wrong[0]}; expected 0 to "
+                f"{info.num_classes - 1}"
+            )
+
+
 def check_sum(source: str, found: str, official: Sequence[str], unofficial: bool) -> dict[str, Any]:
     """The provenance of data whose sha256 is `found`.
 

@@ -6,7 +6,15 @@ from typing import NamedTuple
 
 from googlenet_jax.config import DataConfig
 from googlenet_jax.data import cifar, digits, encoded, parquet, tfds_source
-from googlenet_jax.data.dataset import Arrays, Dataset, DatasetInfo, Split, check_sum, digest
+from googlenet_jax.data.dataset import (
+    Arrays,
+    Dataset,
+    DatasetInfo,
+    Split,
+    check_labels,
+    check_sum,
+    digest,
+)
 from googlenet_jax.errors import DataError
 
 
@@ -69,9 +77,11 @@ def _load_stored(config: DataConfig) -> Dataset:
         splits, provenance["cache"] = encoded.cached(f"{name}-{source.sha256}", source.read)
     else:
         splits = source.read()
+    info = source.describe(splits)
+    check_labels(info, splits, str(source.path))
     if form:
         cifar.check(form, splits, source.path)
-    return Dataset(source.describe(splits), splits, provenance)
+    return Dataset(info, splits, provenance)
 
 
 def _find(name: str, form: cifar.Format | None, path: str) -> _Source:
@@ -118,7 +128,7 @@ def _at(name: str, form: cifar.Format | None, place: Path) -> _Source | None:
         return _Source(
             place, found, lambda: parquet.read(form, files), lambda _: form.info, is_encoded=True
         )
-    if form and place.is_dir() and (stored := cifar.stored_files(form, place)):
+    if form and (stored := cifar.stored_files(form, place)):
         return _cifar(form, place, stored)
     return None
 

@@ -62,17 +62,13 @@ def describe(folder: Path, splits: dict[Split, Arrays]) -> DatasetInfo:
     import tensorflow_datasets as tfds
 
     info = tfds.builder_from_directory(folder).info
-    class_names = tuple(info.features["label"].names)
-    for split, arrays in splits.items():
-        if not 0 <= arrays.labels.min() <= arrays.labels.max() < len(class_names):
-            raise DataError(f"{folder}: the {split} split has labels beyond its classes")
     pixels = np.asarray(splits[Split.TRAIN].images)
     height, width, channels = pixels.shape[1:]
     mean = pixels.mean((0, 1, 2), dtype=np.float64) / 255
     std = pixels.std((0, 1, 2), dtype=np.float64) / 255
     return DatasetInfo(
         name=f"tfds:{info.name}",
-        class_names=class_names,
+        class_names=tuple(info.features["label"].names),
         image_shape=(height, width, channels),
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
@@ -155,13 +151,12 @@ def check_network() -> None:
         )
 
 
-def prepare(form: cifar.Format, folder: Path, url_infos: dict[str, Any] | None = None) -> Path:
+def prepare(form: cifar.Format, folder: Path) -> Path:
     """Downloads CIFAR's binary archive with TFDS and prepares it as TFDS would.
 
     Args:
       form: of the set.
       folder: TFDS's, for all sets; an archive in its `downloads/manual` is not downloaded.
-      url_infos: size and sha256 of the archive, where they are not TFDS's.
 
     Returns:
       The folder of the prepared set.
@@ -174,6 +169,7 @@ def prepare(form: cifar.Format, folder: Path, url_infos: dict[str, Any] | None =
     archive_name = next(name for name in form.archives if "binary" in name)
     url = f"https://{HOST}/~kriz/{archive_name}"
     tfds_builders = tfds.image_classification
+    label_names = ("coarse_label", "label")[-form.label_bytes :]
     used: list[Path] = []
 
     class Builder:
@@ -194,16 +190,13 @@ def prepare(form: cifar.Format, folder: Path, url_infos: dict[str, Any] | None =
                 file = io.BytesIO()
                 Image.fromarray(image).save(file, "png")
                 file.seek(0)
-                keys = ("label",) if form.label_bytes == 1 else ("coarse_label", "label")
-                named = dict(zip(keys, map(int, labels), strict=True))
+                named = dict(zip(label_names, map(int, labels), strict=True))
                 yield index, {"id": f"{split}_{index:05d}", "image": file, **named}
 
     base = {"cifar10": tfds_builders.Cifar10, "cifar100": tfds_builders.Cifar100}[form.info.name]
     with tfds.core.registered.skip_registration():
         # TFDS names a set after its class.
         cls = type(base.__name__, (Builder, base), {"__module__": __name__})
-    if url_infos is not None:
-        cls.url_infos = url_infos  # type: ignore[attr-defined]
     try:
         builder = cls(data_dir=folder, file_format="array_record")
         builder.download_and_prepare(
