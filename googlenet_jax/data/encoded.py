@@ -17,9 +17,15 @@ from googlenet_jax.errors import DataError
 
 
 def decode(
-    images: Sequence[bytes], shape: tuple[int, int, int], source: str
+    images: Sequence[bytes], shape: tuple[int, int, int], source: str, first: int = 0
 ) -> UInt8[np.ndarray, "examples height width channels"]:
     """The pixels of encoded images of one shape, (height, width, channels).
+
+    Args:
+      images: PNG or JPEG files.
+      shape: of each.
+      source: where they come from, for an error's message.
+      first: the number of the first of them there, for the same.
 
     Raises:
       DataError: one of them is no image of that shape.
@@ -36,9 +42,9 @@ def decode(
                     pixels[index] = np.asarray(image).reshape(shape)
                     return
         except Exception as error:  # Pillow's decoders raise almost anything
-            raise DataError(f"{source}: image {index} cannot be decoded: {error}") from error
+            raise DataError(f"{source}: image {first + index} cannot be decoded: {error}") from error
         raise DataError(
-            f"{source}: image {index} is {found[0]}, {found[1]}x{found[2]}; expected {mode}, "
+            f"{source}: image {first + index} is {found[0]}, {found[1]}x{found[2]}; expected {mode}, "
             f"{width}x{height}"
         )
 

@@ -3,6 +3,7 @@
 Needs pyarrow, the `parquet` extra.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from googlenet_jax.data import encoded
 from googlenet_jax.data.cifar import Format
 from googlenet_jax.data.dataset import Arrays, Split
 from googlenet_jax.errors import DataError
+
+ROWS = 1000  # decoded at a time
 
 
 def files(folder: Path) -> dict[Split, list[Path]]:
@@ -26,6 +29,26 @@ def read(form: Format, files: dict[Split, list[Path]]) -> dict[Split, Arrays]:
     Raises:
       DataError: a file is damaged, or lacks the columns.
     """
+    splits = {}
+    for split, paths in files.items():
+        where = f"{paths[0].parent}: the {split} files"
+        names = ["img", form.label_key.decode().removesuffix("s")]
+        pixels, labels = [], []
+        first = 0
+        for images, marks in _batches(paths, names, where):
+            pixels.append(encoded.decode(images, form.info.image_shape, where, first))
+            labels.append(np.asarray(marks, np.int32))
+            first += len(images)
+        if not first:
+            raise DataError(f"{where} have no rows")
+        splits[split] = Arrays(np.concatenate(pixels), np.concatenate(labels))
+    return splits
+
+
+def _batches(
+    paths: list[Path], names: list[str], where: str
+) -> Iterator[tuple[list[bytes], np.ndarray]]:
+    """Yields encoded images and labels, some at a time: the whole of them need not be held."""
     try:
         import pyarrow.compute
         import pyarrow.parquet
@@ -33,20 +56,20 @@ def read(form: Format, files: dict[Split, list[Path]]) -> dict[Split, Arrays]:
         raise DataError(
             "parquet files need pyarrow: pip install 'googlenet-jax[parquet]'"
         ) from error
-    splits = {}
-    for split, paths in files.items():
-        where = f"{paths[0].parent}: the {split} files"
-        names = ["img", form.label_key.decode().removesuffix("s")]
-        try:
-            tables = [pyarrow.parquet.read_table(path, columns=names) for path in paths]
-            table = pyarrow.concat_tables(tables)
-            images = pyarrow.compute.struct_field(table["img"], "bytes").to_pylist()
-            labels = table[names[1]].to_numpy()
-        except Exception as error:  # pyarrow raises OSError, KeyError, its own, and others
-            reason = str(error).partition("\n")[0]
-            raise DataError(f"{where} cannot be read: {reason}") from error
-        if not all(isinstance(image, bytes) for image in images) or labels.dtype.kind not in "iu":
-            raise DataError(f"{where} have rows without image or label")
-        pixels = encoded.decode(images, form.info.image_shape, where)
-        splits[split] = Arrays(pixels, np.asarray(labels, np.int32))
-    return splits
+    try:
+        for path in paths:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(ROWS, columns=names):
+                    image = pyarrow.compute.struct_field(batch.column(names[0]), "bytes")
+                    labels = batch.column(names[1]).to_numpy(zero_copy_only=False)
+                    images = image.to_pylist()
+                    if labels.dtype.kind not in "iu" or not all(
+                        isinstance(image, bytes) for image in images
+                    ):
+                        raise DataError(f"{where} have rows without image or label")
+                    yield images, labels
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow raises OSError, KeyError, its own, and others
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{where} cannot be read: {reason}") from error
