@@ -234,7 +234,10 @@ def _read_archive(form: Format, archive: Path) -> dict[str, bytes]:
     names = _file_names(form)
     bound = sum(_size_limit(form, name) for name in names) + MARGIN
     # Through gzip, which verifies its checksum at the end; tarfile's own stream does not.
-    with _Bounded(archive, bound) as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=MARGIN) as tar:
+    with (
+        _Bounded(archive, bound) as stream,
+        tarfile.open(fileobj=stream, mode="r|", bufsize=MARGIN) as tar,
+    ):
         for member in tar:
             name = member.name.rsplit("/", 1)[-1]
             if name in names and member.isfile():

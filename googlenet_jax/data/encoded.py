@@ -42,7 +42,9 @@ def decode(
                     pixels[index] = np.asarray(image).reshape(shape)
                     return
         except Exception as error:  # Pillow's decoders raise almost anything
-            raise DataError(f"{source}: image {first + index} cannot be decoded: {error}") from error
+            raise DataError(
+                f"{source}: image {first + index} cannot be decoded: {error}"
+            ) from error
         raise DataError(
             f"{source}: image {first + index} is {found[0]}, {found[1]}x{found[2]}; expected {mode}, "
             f"{width}x{height}"
