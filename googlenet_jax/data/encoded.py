@@ -46,8 +46,8 @@ def decode(
                 f"{source}: image {first + index} cannot be decoded: {error}"
             ) from error
         raise DataError(
-            f"{source}: image {first + index} is {found[0]}, {found[1]}x{found[2]}; expected {mode}, "
-            f"{width}x{height}"
+            f"{source}: image {first + index} is {found[0]}, {found[1]}x{found[2]}; "
+            f"expected {mode}, {width}x{height}"
         )
 
     with ThreadPoolExecutor() as pool:
