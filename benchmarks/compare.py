@@ -60,7 +60,7 @@ def jax_training(batch_size: int, dtype: str) -> Contender:
 
     def take_steps(number: int) -> None:
         nonlocal train_state
-        train_state, report = step.train_steps(
+        train_state = step.train_steps(
             train_state,
             data,
             order,
@@ -68,8 +68,9 @@ def jax_training(batch_size: int, dtype: str) -> Contender:
             jax.random.key(1),
             batch_size=batch_size,
             preprocess=preprocessed,
+            aux_loss_weight=config.train.aux_loss_weight,
         )
-        jax.block_until_ready(report)
+        jax.block_until_ready(train_state)
 
     return Contender(f"googlenet_jax, {dtype}", dtype, take_steps)
 

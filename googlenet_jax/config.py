@@ -9,6 +9,7 @@ int, float, str and bool, with 0 or "" for "not set", because the command line's
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -19,16 +20,34 @@ def _option(
     default: Any,
     help: str,
     *,
-    choices: tuple[str, ...] = (),
+    choices: tuple[str, ...] | tuple[int, ...] = (),
     prefix: str = "",
+    pattern: str = "",
+    example: str = "",
     minimum: float | None = None,
     above: float | None = None,
     below: float | None = None,
     resumable: bool = False,
+    only: str = "",
 ) -> Any:
-    """A config field that knows its meaning, its range and whether a resumed run may change it."""
-    names = [*choices, f"{prefix}NAME"] if prefix else choices
+    """A config field that knows its meaning and its range.
+
+    Args:
+      default: of the field.
+      help: its meaning.
+      choices: all values that it may have.
+      prefix: of others that it may have.
+      pattern: regular expression of them.
+      example: of what matches the pattern.
+      minimum: of a number.
+      above: what it must exceed.
+      below: what it must not reach.
+      resumable: whether a resumed run may change it.
+      only: the `model.name` to whose networks alone it means something.
+    """
+    names = [*map(str, choices), *([f"{prefix}NAME"] if prefix else [])]
     limits = [
+        f"such as {example}" if example else "",
         f"one of {', '.join(names)}" if names else "",
         f"at least {minimum}" if minimum is not None else "",
         f"greater than {above}" if above is not None else "",
@@ -39,6 +58,7 @@ def _option(
     def is_allowed(value: Any) -> bool:
         return (
             (not choices or value in choices or (prefix != "" and value.startswith(prefix)))
+            and (not pattern or re.fullmatch(pattern, value) is not None)
             and (minimum is None or value >= minimum)
             and (above is None or value > above)
             and (below is None or value < below)
@@ -52,6 +72,7 @@ def _option(
             "limits": " and ".join(filter(None, limits)),
             "is_allowed": is_allowed,
             "resumable": resumable,
+            "only": only,
         },
     )
 
@@ -60,11 +81,72 @@ def _option(
 class ModelConfig:
     """The network."""
 
-    name: str = _option("googlenet", "architecture", choices=("googlenet",))
+    name: str = _option("googlenet", "architecture", choices=("googlenet", "preact_resnet"))
     width_multiplier: float = _option(
         1.0, "factor on every layer's channel count", above=0, below=100
     )
-    dropout_rate: float = _option(0.4, "dropout before the classifier", minimum=0, below=1)
+    image_size: int = _option(
+        0,
+        "pixels; images are resized to squares of this side for the network; 0: as they are",
+        minimum=0,
+        below=2**12,
+    )
+    depth: int = _option(164, "layers, 9 n + 2", minimum=11, below=2000, only="preact_resnet")
+    stem: str = _option(
+        "3x3",
+        "the first convolutions: 3x3/1 or 7x7/2 to 64 channels, then 3x3 to 192; "
+        "single: 3x3/1 to 192",
+        choices=("3x3", "7x7", "single"),
+        only="googlenet",
+    )
+    conv2_reduce: bool = _option(
+        False, "a 1x1 convolution to 64 channels before conv2, as in the paper", only="googlenet"
+    )
+    pools: str = _option(
+        "34",
+        "which of the trunk's max pools 1 to 4 there are",
+        choices=("1234", "34", "4"),
+        only="googlenet",
+    )
+    pool4_window: int = _option(3, "side of maxpool4's window", choices=(3, 2), only="googlenet")
+    pool_padding: str = _option(
+        "ceil",
+        "padding of the trunk's max pools; ceil: keep the last partial window; one: 1 pixel around",
+        choices=("ceil", "one"),
+        only="googlenet",
+    )
+    conv5x5: str = _option(
+        "5x5",
+        "the 5x5 convolutions: as they are, as one 3x3 (torchvision's) or as two",
+        choices=("5x5", "3x3", "two_3x3"),
+        only="googlenet",
+    )
+    batch_norm: bool = _option(
+        True, "BatchNorm between each convolution and its ReLU", only="googlenet"
+    )
+    bn_epsilon: float = _option(1e-5, "BatchNorm's epsilon", above=0, below=1)
+    bn_momentum: float = _option(
+        0.9,
+        "share of BatchNorm's running values that a step keeps; PyTorch's momentum is 1 minus it",
+        minimum=0,
+        below=1,
+    )
+    conv_bias: bool = _option(True, "a bias in each convolution")
+    aux_heads: bool = _option(
+        False, "classifiers on inception4a and 4d, in training only", only="googlenet"
+    )
+    aux_pool: str = _option(
+        "5x5/3",
+        "average pooling of the auxiliary heads; adaptive: torchvision's, to 4x4",
+        choices=("5x5/3", "adaptive"),
+        only="googlenet",
+    )
+    dropout_rate: float = _option(
+        0.4, "dropout before the classifier", minimum=0, below=1, only="googlenet"
+    )
+    aux_dropout_rate: float = _option(
+        0.7, "dropout in the auxiliary heads", minimum=0, below=1, only="googlenet"
+    )
     dtype: str = _option(
         "float32",
         "compute type; parameters and BatchNorm statistics stay float32",
@@ -115,21 +197,38 @@ class DataConfig:
 class OptimizerConfig:
     """The update rule and its learning rate."""
 
-    name: str = _option("sgd", "update rule", choices=("sgd",))
+    name: str = _option("sgd", "update rule", choices=("sgd", "adam"))
     learning_rate: float = _option(0.1, "highest learning rate", above=0)
-    momentum: float = _option(0.9, "share of the last update that is kept", minimum=0, below=1)
-    weight_decay: float = _option(
-        5e-4, "L2 penalty on every parameter, added to the gradient before momentum", minimum=0
+    momentum: float = _option(
+        0.9, "share of the last update that is kept; Adam's beta1", minimum=0, below=1
     )
-    schedule: str = _option("cosine", "learning rate over time", choices=("cosine", "constant"))
+    weight_decay: float = _option(
+        5e-4,
+        "L2 penalty on every parameter, added to the gradient before momentum or Adam's moments",
+        minimum=0,
+    )
+    schedule: str = _option(
+        "cosine", "learning rate over time", choices=("cosine", "step", "constant")
+    )
     schedule_per: str = _option(
         "epoch", "when the schedule takes its next value", choices=("epoch", "step")
     )
+    decay_at: str = _option(
+        "",
+        "shares of the run's steps at which schedule=step divides the learning rate by 10",
+        pattern=r"(0?\.\d+(,0?\.\d+)*)?",
+        example="0.5,0.75",
+    )
     warmup_epochs: float = _option(
         0.0,
-        "epochs over which the learning rate rises linearly, step by step",
+        "epochs of warm-up, in which the learning rate is lower",
         minimum=0,
         below=10**6,
+    )
+    warmup: str = _option(
+        "linear",
+        "the warm-up: a linear rise, step by step, or a tenth of the rate all the while",
+        choices=("linear", "constant"),
     )
 
 
@@ -147,6 +246,9 @@ class TrainConfig:
         minimum=0,
         below=2**31,
         resumable=True,
+    )
+    aux_loss_weight: float = _option(
+        0.3, "weight of each auxiliary head's loss beside the classifier's", minimum=0, below=10**6
     )
     init_from: str = _option("", "working directory whose best weights the run starts from")
 
@@ -211,7 +313,24 @@ class Config:
                 raise ConfigError(f"{name}={value!r}: must be of type {expected.__name__}")
             if not field.metadata["is_allowed"](value):
                 raise ConfigError(f"{name}={value!r}: must be {field.metadata['limits']}")
+            only = field.metadata["only"]
+            if only not in ("", self.model.name) and value != field.default:
+                raise ConfigError(f"{name}={value!r}: only networks of model.name={only} have it")
+        self._check_together()
         return self
+
+    def _check_together(self) -> None:
+        """Refuses values that are allowed each by itself, but not beside each other."""
+        model, optimizer = self.model, self.optimizer
+        if (model.depth - 2) % 9:
+            raise ConfigError(f"model.depth={model.depth}: must be 9 n + 2, such as 11, 20 or 164")
+        if model.stem == "single" and model.conv2_reduce:
+            raise ConfigError("model.conv2_reduce=True: model.stem='single' has no conv2")
+        if (optimizer.schedule == "step") != bool(optimizer.decay_at):
+            raise ConfigError(
+                f"optimizer.decay_at={optimizer.decay_at!r}: optimizer.schedule='step' needs it, "
+                f"and no other; the schedule is {optimizer.schedule!r}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The config as nested plain values, as in config.json."""

@@ -13,30 +13,41 @@ def create_schedule(
 ) -> optax.Schedule:
     """The learning rate as a function of the number of steps already taken.
 
-    "cosine" is lr0 (1 + cos(pi t / T)) / 2 with t counted in whole epochs, or in steps where
-    `schedule_per` says so. Warm-up multiplies it by a factor that rises in equal steps to 1.
+    "cosine" is lr0 (1 + cos(pi t / T)) / 2 and "step" lr0 / 10^n, n being the number of shares
+    `decay_at` of T that are over; t is counted in whole epochs, or in steps where
+    `schedule_per` says so. A linear warm-up multiplies that by a factor that rises in equal
+    steps to 1, a constant one by 0.1.
     """
     unit = steps_per_epoch if config.schedule_per == "epoch" else 1
-    warmup_steps = max(1, round(config.warmup_epochs * steps_per_epoch))
+    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    decay_steps = [
+        round(float(share) * total_steps) for share in config.decay_at.split(",") if share
+    ]
 
     def schedule(step: ArrayLike) -> Array:
         step = jnp.asarray(step)
+        done = step // unit * unit
         rate = jnp.full((), config.learning_rate, jnp.float32)
         if config.schedule == "cosine":
-            progress = step // unit * unit / total_steps
-            rate *= (1 + jnp.cos(jnp.pi * progress)) / 2
-        return rate * jnp.minimum(1, (step + 1) / warmup_steps)
+            rate *= (1 + jnp.cos(jnp.pi * (done / total_steps))) / 2
+        for boundary in decay_steps:
+            rate = jnp.where(done >= boundary, rate / 10, rate)
+        if config.warmup == "constant":
+            return jnp.where(step < warmup_steps, rate / 10, rate)
+        return rate * jnp.minimum(1, (step + 1) / max(1, warmup_steps))
 
     return schedule
 
 
 def create(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD with momentum and coupled weight decay, in PyTorch's order.
+    """SGD with momentum, or Adam, and coupled weight decay, in PyTorch's order.
 
-    g = gradient + weight_decay p;  b = momentum b + g;  p = p - learning_rate b, for every
-    parameter, biases and BatchNorm's included.
+    SGD: g = gradient + weight_decay p;  b = momentum b + g;  p = p - learning_rate b, for every
+    parameter, biases and BatchNorm's included. Adam has PyTorch's beta2 of 0.999 and epsilon of
+    1e-8, which are Optax's as well, and sees the same g.
     """
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(schedule, momentum=config.momentum),
-    )
+    if config.name == "adam":
+        rule = optax.adam(schedule, b1=config.momentum)
+    else:
+        rule = optax.sgd(schedule, momentum=config.momentum)
+    return optax.chain(optax.add_decayed_weights(config.weight_decay), rule)

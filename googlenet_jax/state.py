@@ -7,7 +7,7 @@ each call of a compiled step, and any JAX code can read them.
 import dataclasses
 import typing
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,27 @@ from googlenet_jax.data import DatasetInfo
 from googlenet_jax.metrics import Metrics
 
 
+class StepReport(NamedTuple):
+    """What the last step saw: whether the run is still sound, and how far it moves.
+
+    Attributes:
+      loss: mean over the batch, auxiliary heads included.
+      grad_norm: Euclidean norm of the gradient, over all parameters.
+      param_norm: of the parameters, after the step.
+      update_norm: of their change.
+    """
+
+    loss: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    param_norm: Float[Array, ""]
+    update_norm: Float[Array, ""]
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Zeros, before the first step."""
+        return cls(*jnp.zeros(len(cls._fields)))
+
+
 @typing.no_type_check  # JAX also builds it of shapes and other stand-ins for arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +55,7 @@ class TrainState:
       batch_stats: BatchNorm's running mean and variance, by layer.
       opt_state: momentum and the schedule's count.
       metrics: sums over the current epoch's steps, in training mode.
+      report: of the last step.
       graphdef: the network without its numbers; static.
       optimizer: the update rule; static.
     """
@@ -43,6 +65,7 @@ class TrainState:
     batch_stats: PyTree
     opt_state: PyTree
     metrics: Metrics
+    report: StepReport
     graphdef: nnx.GraphDef = dataclasses.field(metadata={"static": True})
     optimizer: optax.GradientTransformation = dataclasses.field(metadata={"static": True})
 
@@ -52,8 +75,8 @@ class TrainState:
 
     def apply(
         self, params: PyTree, images: Float[Array, "batch height width channels"], **kwargs: Any
-    ) -> tuple[Float[Array, "batch classes"], PyTree]:
-        """Logits, and BatchNorm's statistics after them, of the network with `params`.
+    ) -> tuple[Float[Array, "batch classes"], tuple[Float[Array, "batch classes"], ...], PyTree]:
+        """Logits, auxiliary heads' logits and BatchNorm's statistics, of the network with `params`.
 
         Args:
           params: in the shape of `self.params`.
@@ -62,8 +85,8 @@ class TrainState:
         """
         # Without copy=True, BatchNorm writes into what jax.grad traces and raises.
         model = nnx.merge(self.graphdef, params, self.batch_stats, copy=True)
-        logits = model(images, **kwargs)
-        return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        logits, aux_logits = model(images, **kwargs)
+        return logits, aux_logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
 
 def create(
@@ -100,7 +123,9 @@ def create(
     params, batch_stats, opt_state, metrics = jax.jit(numbers)(key)
     graphdef = nnx.graphdef(nnx.eval_shape(build))
     step = jnp.zeros((), jnp.int32)
-    return TrainState(step, params, batch_stats, opt_state, metrics, graphdef, optimizer)
+    return TrainState(
+        step, params, batch_stats, opt_state, metrics, StepReport.empty(), graphdef, optimizer
+    )
 
 
 def initialize(
@@ -116,7 +141,7 @@ def initialize(
     """
     return create(
         key,
-        lambda: models.create(config.model, info.image_shape[-1], info.num_classes),
+        lambda: models.create(config.model, info.image_shape, info.num_classes),
         optimizers.create(config.optimizer, schedule),
         info.num_classes,
     )

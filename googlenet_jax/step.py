@@ -7,7 +7,6 @@ run needs no saved iterator and no saved key.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,54 +15,55 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from googlenet_jax.data import Arrays
-from googlenet_jax.loss import cross_entropy
+from googlenet_jax.loss import cross_entropy, training_loss
 from googlenet_jax.metrics import Metrics
-from googlenet_jax.state import TrainState
+from googlenet_jax.state import StepReport, TrainState
 
 Images = Float[Array, "batch height width channels"]
 Preprocess = Callable[[PRNGKeyArray | None, Array], Array]
 """(key, uint8 images) -> normalised images; at evaluation the key is None."""
 
 
-class StepReport(NamedTuple):
-    """What the last step saw: enough to tell whether the run is still sound."""
-
-    loss: Float[Array, ""]
-    grad_norm: Float[Array, ""]
-
-
 def train_step(
-    state: TrainState, images: Images, labels: Int[Array, " batch"], key: PRNGKeyArray
-) -> tuple[TrainState, StepReport]:
-    """One update of parameters, statistics, momentum and metrics.
+    state: TrainState,
+    images: Images,
+    labels: Int[Array, " batch"],
+    key: PRNGKeyArray,
+    aux_loss_weight: float,
+) -> TrainState:
+    """One update of parameters, statistics, momentum, metrics and report.
 
     Args:
       state: before the step.
       images: normalised, NHWC.
       labels: class indices.
       key: of dropout.
+      aux_loss_weight: see `loss.training_loss`.
     """
 
     def mean_loss(params: dict) -> tuple[Array, tuple[Array, Array, dict]]:
-        logits, batch_stats = state.apply(params, images, train=True, key=key)
-        losses = cross_entropy(logits, labels)
+        logits, aux_logits, batch_stats = state.apply(params, images, train=True, key=key)
+        losses = training_loss(logits, aux_logits, labels, aux_loss_weight)
         return losses.mean(), (losses, logits, batch_stats)
 
     gradient_of = jax.value_and_grad(mean_loss, has_aux=True)
     (loss, (losses, logits, batch_stats)), gradients = gradient_of(state.params)
     updates, opt_state = state.optimizer.update(gradients, state.opt_state, state.params)
-    state = state.replace(
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
         metrics=state.metrics.merge(Metrics.of_batch(logits, labels, losses)),
+        report=StepReport(loss, *map(optax.tree.norm, (gradients, params, updates))),
     )
-    return state, StepReport(loss, optax.tree.norm(gradients))
 
 
 @functools.partial(
-    jax.jit, static_argnames=("batch_size", "preprocess"), donate_argnames=("state",)
+    jax.jit,
+    static_argnames=("batch_size", "preprocess", "aux_loss_weight"),
+    donate_argnames=("state",),
 )
 def train_steps(
     state: TrainState,
@@ -74,7 +74,8 @@ def train_steps(
     *,
     batch_size: int,
     preprocess: Preprocess,
-) -> tuple[TrainState, StepReport]:
+    aux_loss_weight: float,
+) -> TrainState:
     """Takes `num_steps` steps of one epoch, or fewer: it ends behind the first unsound one.
 
     One program for any number of steps, one included, so that how a run is cut into calls
@@ -88,26 +89,25 @@ def train_steps(
       key: of the run; step s uses fold_in(key, s).
       batch_size: images a step.
       preprocess: augmentation and normalisation.
+      aux_loss_weight: see `loss.training_loss`.
     """
     steps_per_epoch = len(order) // batch_size
     end = state.step + num_steps
 
-    def goes_on(carry: tuple[TrainState, StepReport]) -> Array:
-        state, report = carry
-        return (state.step < end) & jnp.isfinite(report.loss) & jnp.isfinite(report.grad_norm)
+    def goes_on(state: TrainState) -> Array:
+        is_sound = jnp.isfinite(state.report.loss) & jnp.isfinite(state.report.grad_norm)
+        return (state.step < end) & is_sound
 
-    def body(carry: tuple[TrainState, StepReport]) -> tuple[TrainState, StepReport]:
-        state, _ = carry
+    def body(state: TrainState) -> TrainState:
         index = state.step % steps_per_epoch
         # Emptied by an epoch's first step, so that they outlast its end and a checkpoint there.
         kept = jax.tree.map(lambda total: jnp.where(index == 0, 0, total), state.metrics)
         chosen = lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        images = preprocess(augment_key, data.images[chosen])
-        return train_step(state.replace(metrics=kept), images, data.labels[chosen], dropout_key)
+        images, labels = preprocess(augment_key, data.images[chosen]), data.labels[chosen]
+        return train_step(state.replace(metrics=kept), images, labels, dropout_key, aux_loss_weight)
 
-    zero = jnp.zeros(())
-    return lax.while_loop(goes_on, body, (state, StepReport(zero, zero)))
+    return lax.while_loop(goes_on, body, state)
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "preprocess"))
@@ -124,7 +124,8 @@ def evaluate(
         wanted = index * batch_size + jnp.arange(batch_size)
         chosen = jnp.minimum(wanted, size - 1)
         labels = data.labels[chosen]
-        logits, _ = state.apply(state.params, preprocess(None, data.images[chosen]), train=False)
+        images = preprocess(None, data.images[chosen])
+        logits, _, _ = state.apply(state.params, images, train=False)
         losses = cross_entropy(logits, labels)
         return metrics.merge(Metrics.of_batch(logits, labels, losses, wanted < size))
 

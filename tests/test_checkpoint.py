@@ -80,8 +80,15 @@ def test_a_saved_state_may_be_donated_at_once(tmp_path):
     order, expected = jnp.arange(32), {}
     with Checkpoints(tmp_path) as checkpoints:
         for number in (1, 2, 3):
-            current, _ = step.train_steps(
-                current, data, order, jnp.int32(1), key, batch_size=8, preprocess=noisy
+            current = step.train_steps(
+                current,
+                data,
+                order,
+                jnp.int32(1),
+                key,
+                batch_size=8,
+                preprocess=noisy,
+                aux_loss_weight=0.3,
             )
             expected[number] = jax.tree.map(np.array, current)
             checkpoints.save(current, RECORD)

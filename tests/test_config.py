@@ -43,12 +43,12 @@ def set_option(config, name, value):
         ("model.dropout_rate", 1.0, "at least 0 and less than 1"),
         ("optimizer.momentum", -0.1, "at least 0 and less than 1"),
         # Choices.
-        ("model.name", "resnet", "one of googlenet"),
+        ("model.name", "resnet", "one of googlenet, preact_resnet"),
         ("model.dtype", "float16", "one of float32, bfloat16"),
         ("model.matmul_precision", "", "one of default, high, highest"),
         ("data.name", "mnist", "one of cifar10, cifar100, digits, tfds:NAME"),
         ("data.pad_mode", "edge", "one of reflect, zeros"),
-        ("optimizer.schedule", "Cosine", "one of cosine, constant"),
+        ("optimizer.schedule", "Cosine", "one of cosine, step, constant"),
         ("optimizer.schedule_per", "batch", "one of epoch, step"),
         # What compares with nothing, and what is larger than everything.
         *[
@@ -99,24 +99,53 @@ def other_value(field, value):
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):
-        for choice in ("digits", "bfloat16", "highest", "zeros", "constant", "step", "a/b"):
-            if choice != value and field.metadata["is_allowed"](choice):
-                return choice
-        return value  # one choice only
-    return value / 2 + 0.125 if isinstance(value, float) else value + 1
+        choices = ("digits", "bfloat16", "highest", "zeros", "constant", "step", "a/b", "7x7")
+        others = ("preact_resnet", "adam", "4", "one", "3x3", "adaptive", "0.5,0.75")
+        return next(
+            choice
+            for choice in (*choices, *others)
+            if choice != value and field.metadata["is_allowed"](choice)
+        )
+    if value == 164:  # a depth is 9 n + 2
+        return 20
+    return value / 2 + 0.125 if isinstance(value, float) else value + (-1 if value == 3 else 1)
 
 
-def test_round_trip_through_json_keeps_every_field():
+@pytest.mark.parametrize("name", [name for name, _, _ in Config().options()])
+def test_round_trip_through_json_keeps_every_field(name):
     config = Config()
-    changed = 0
-    for name, field, value in Config().options():
-        set_option(config, name, other_value(field, value))
-        changed += other_value(field, value) != value
-    names = [name for name, _, _ in config.options()]
-    assert changed == len(names) - 2  # model.name and optimizer.name have one choice each
+    field, value = next((field, value) for n, field, value in config.options() if n == name)
+    set_option(config, name, other_value(field, value))
+    if only := field.metadata["only"]:
+        config.model.name = only
+    if name in ("optimizer.schedule", "optimizer.decay_at"):  # the one needs the other
+        config.optimizer.schedule, config.optimizer.decay_at = "step", "0.5,0.75"
     again = Config.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert again != Config()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.depth": 20}, "model.depth=20: only networks of model.name=preact_resnet"),
+        ({"model.name": "preact_resnet", "model.depth": 18}, "must be 9 n \\+ 2"),
+        (
+            {"model.name": "preact_resnet", "model.stem": "7x7"},
+            "model.stem='7x7': only networks of model.name=googlenet",
+        ),
+        ({"model.stem": "single", "model.conv2_reduce": True}, "'single' has no conv2"),
+        ({"optimizer.schedule": "step"}, "optimizer.decay_at='': .*'step' needs it"),
+        ({"optimizer.decay_at": "0.5"}, "optimizer.decay_at='0.5': .*the schedule is 'cosine'"),
+        ({"optimizer.decay_at": "1.5"}, "optimizer.decay_at='1.5': must be such as 0.5,0.75"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(changes, message):
+    config = Config()
+    for name, value in changes.items():
+        set_option(config, name, value)
+    with pytest.raises(ConfigError, match=message):
+        config.validate()
 
 
 def test_absent_fields_keep_their_defaults():
@@ -187,7 +216,22 @@ def test_cifar10_is_the_article_s_row_8():
         "model": {
             "name": "googlenet",
             "width_multiplier": 1.0,
+            "image_size": 0,
+            "depth": 164,  # of the other architecture
+            "stem": "3x3",
+            "conv2_reduce": False,
+            "pools": "34",
+            "pool4_window": 3,
+            "pool_padding": "ceil",
+            "conv5x5": "5x5",
+            "batch_norm": True,
+            "bn_epsilon": 1e-5,
+            "bn_momentum": 0.9,
+            "conv_bias": True,
+            "aux_heads": False,
+            "aux_pool": "5x5/3",
             "dropout_rate": 0.4,
+            "aux_dropout_rate": 0.7,
             "dtype": "float32",
             "matmul_precision": "default",
         },
@@ -210,9 +254,17 @@ def test_cifar10_is_the_article_s_row_8():
             "weight_decay": 5e-4,
             "schedule": "cosine",
             "schedule_per": "epoch",
+            "decay_at": "",
             "warmup_epochs": 0.0,
+            "warmup": "linear",
         },
-        "train": {"batch_size": 128, "epochs": 100, "steps": 0, "init_from": ""},
+        "train": {
+            "batch_size": 128,
+            "epochs": 100,
+            "steps": 0,
+            "aux_loss_weight": 0.3,
+            "init_from": "",
+        },
         "checkpoint": {"every_steps": 0},
         "eval": {"every_epochs": 1, "batch_size": 250},
     }

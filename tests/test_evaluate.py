@@ -157,7 +157,7 @@ def fresh_state(workdir, num_classes=10, width_multiplier=None):
     config.model.width_multiplier = width_multiplier or config.model.width_multiplier
     return state.create(
         jax.random.key(99),
-        lambda: models.create(config.model, 1, num_classes),
+        lambda: models.create(config.model, (8, 8, 1), num_classes),
         optimizer.create(config.optimizer, lambda step: 0.1),
         num_classes,
     )

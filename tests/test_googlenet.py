@@ -13,7 +13,8 @@ from flax import nnx
 from googlenet_jax import models
 from googlenet_jax.config import ModelConfig
 from googlenet_jax.models import GoogLeNet
-from googlenet_jax.models.googlenet import Inception, Unit, Widths
+from googlenet_jax.models.googlenet import Inception, Widths
+from googlenet_jax.models.layers import Unit
 from googlenet_jax.state import create
 
 # The paper's Table 1, typed from DESIGN.md 1.1:
@@ -34,13 +35,13 @@ TABLE = [
 @functools.cache
 def whole_network():
     """The article's network as shapes only."""
-    return nnx.eval_shape(lambda: models.create(ModelConfig(), 3, 10))
+    return nnx.eval_shape(lambda: models.create(ModelConfig(), (32, 32, 3), 10))
 
 
 def make_state(dtype="float32", width=1 / 16, dropout_rate=0.4):
     config = ModelConfig(width_multiplier=width, dropout_rate=dropout_rate, dtype=dtype)
     return create(
-        jax.random.key(3), lambda: models.create(config, 1, 10), optax.sgd(0.1), num_classes=10
+        jax.random.key(3), lambda: models.create(config, (8, 8, 1), 10), optax.sgd(0.1), 10
     )
 
 
@@ -86,8 +87,9 @@ def test_sizes_on_the_way(monkeypatch):
 
     monkeypatch.setattr(Inception, "__call__", recorded)
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    logits = nnx.eval_shape(lambda x: models.create(ModelConfig(), 3, 10)(x, train=False), images)
-    assert logits.shape == (2, 10)
+    create = functools.partial(models.create, ModelConfig(), (32, 32, 3), 10)
+    logits, aux_logits = nnx.eval_shape(lambda x: create()(x, train=False), images)
+    assert (logits.shape, aux_logits) == ((2, 10), ())
     size = {"3": 32, "4": 16, "5": 8}
     assert seen == [
         (2, size[name[0]], size[name[0]], channels, 2, size[name[0]], size[name[0]], out)
@@ -97,7 +99,7 @@ def test_sizes_on_the_way(monkeypatch):
 
 def test_branches_are_concatenated_in_the_paper_s_order():
     """Units that answer with a constant: with a kernel of 0, ReLU(BatchNorm's bias)."""
-    block = Inception(2, Widths(1, 1, 2, 1, 3, 4), jnp.float32, "default")
+    block = Inception(2, Widths(1, 1, 2, 1, 3, 4), ModelConfig())
     for value, unit in enumerate(("conv1x1", "conv3x3", "conv5x5", "pool_proj"), start=1):
         bn = getattr(block, unit).bn
         bn.bias[...] = jnp.full(bn.bias.shape, float(value))
@@ -108,7 +110,7 @@ def test_branches_are_concatenated_in_the_paper_s_order():
 
 def test_a_unit_equals_numpy():
     """Evaluation of a 1x1 unit by hand: ReLU((x k + b - mean) / sqrt(var + 1e-5) scale + bias)."""
-    unit = Unit(3, 4, 1, jnp.float32, "highest")
+    unit = Unit(3, 4, 1, ModelConfig(matmul_precision="highest"))
     rng = np.random.default_rng(0)
     kernel, bias, scale, shift, mean = (
         rng.normal(size=shape).astype(np.float32) for shape in ((3, 4), (4,), (4,), (4,), (4,))
@@ -173,7 +175,7 @@ def test_initial_distribution():
 @functools.cache
 def evaluate(dtype="float32"):
     state = make_state(dtype)
-    return state, jax.jit(lambda images: state.apply(state.params, images, train=False))
+    return state, jax.jit(lambda images: state.apply(state.params, images, train=False)[::2])
 
 
 def images_of(size):
@@ -198,7 +200,7 @@ def test_evaluation_depends_on_nothing_but_the_image():
 def test_training_mode_drops_out_and_moves_statistics():
     state = make_state()
     images = images_of(8)
-    train = jax.jit(lambda key: state.apply(state.params, images, train=True, key=key))
+    train = jax.jit(lambda key: state.apply(state.params, images, train=True, key=key)[::2])
     logits, stats = train(jax.random.key(0))
     assert np.array_equal(logits, train(jax.random.key(0))[0])
     other, other_stats = train(jax.random.key(1))
@@ -226,7 +228,7 @@ def test_training_mode_drops_out_and_moves_statistics():
 
 def test_dropout_keeps_its_share_and_scale():
     """The classifier's input alone: a share of 0.4 is 0, the rest is divided by 0.6."""
-    network = GoogLeNet(1, 10, width_multiplier=1 / 16, dropout_rate=0.4)
+    network = GoogLeNet(ModelConfig(width_multiplier=1 / 16), (8, 8, 1), 10)
     x = jnp.ones((100, 100))
     dropped = network.dropout(x, deterministic=False, rngs=jax.random.key(0))
     kept = np.asarray(dropped) != 0

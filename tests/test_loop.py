@@ -34,6 +34,7 @@ def test_a_run_leaves_everything_it_promises(tmp_path, capfd):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     every_epoch = {"epoch", "step", "train_loss", "train_accuracy"}
     every_epoch |= {"learning_rate", "images_per_second", "seconds"}
+    every_epoch |= {"grad_norm", "param_norm", "update_norm"}
     evaluated = {"valid_loss", "valid_accuracy", "test_loss", "test_accuracy"}
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert [line["step"] for line in lines] == [8, 16, 24]

@@ -21,17 +21,17 @@ from tiny import (
 )
 
 from googlenet_jax import step
+from googlenet_jax.config import ModelConfig
 from googlenet_jax.data import epoch_order
 from googlenet_jax.metrics import Metrics
 from googlenet_jax.models import GoogLeNet
 from googlenet_jax.state import TrainState
 
 
-def narrow_googlenet(dtype=jnp.float32, dropout_rate=0.4) -> GoogLeNet:
+def narrow_googlenet(dtype="float32", dropout_rate=0.4) -> GoogLeNet:
     """The whole network, with 1/16 of the channels."""
-    return GoogLeNet(
-        1, NUM_CLASSES, width_multiplier=1 / 16, dropout_rate=dropout_rate, dtype=dtype
-    )
+    config = ModelConfig(width_multiplier=1 / 16, dropout_rate=dropout_rate, dtype=dtype)
+    return GoogLeNet(config, (8, 8, 1), NUM_CLASSES)
 
 
 def copy(state: TrainState) -> TrainState:
@@ -39,7 +39,7 @@ def copy(state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, state)
 
 
-run_steps = functools.partial(step.train_steps, batch_size=8, preprocess=noisy)
+run_steps = functools.partial(step.train_steps, batch_size=8, preprocess=noisy, aux_loss_weight=0.3)
 
 
 def assert_same_bits(first, second):
@@ -53,27 +53,31 @@ def test_two_steps_equal_numpy_in_float64():
     """Loss, gradients and updated parameters against `numpy_googlenet`, to float64 rounding."""
     # Flax's BatchNorm mixes its float32 constants with float64 statistics.
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        state = make_state(lambda: narrow_googlenet(jnp.float64, dropout_rate=0.0))
+        state = make_state(lambda: narrow_googlenet("float64", dropout_rate=0.0))
         state = jax.tree.map(
             lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state
         )
         state = state.replace(metrics=Metrics.empty(NUM_CLASSES))  # float32 always
         params, stats = jax.device_get((state.params, state.batch_stats))
         buffers = golden.tree_map(np.zeros_like, params)
+        one_step = jax.jit(functools.partial(step.train_step, aux_loss_weight=0.3))
         rng = np.random.default_rng(0)
         for _ in range(2):  # the second one has momentum and moved statistics
             images = rng.normal(size=(6, 8, 8, 1))
             labels = rng.integers(0, NUM_CLASSES, 6).astype(np.int32)
-            state, report = jax.jit(step.train_step)(
-                state, jnp.asarray(images), jnp.asarray(labels), jax.random.key(0)
-            )
+            before = state.params
+            state = one_step(state, jnp.asarray(images), jnp.asarray(labels), jax.random.key(0))
+            report = state.report
             loss, _, expected, stats = golden.loss_and_gradients(params, stats, images, labels)
             params, buffers = golden.sgd_step(
                 params, expected, buffers, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
             )
             assert float(report.loss) == pytest.approx(loss, rel=1e-12)
-            norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(expected)))
-            assert float(report.grad_norm) == pytest.approx(norm, rel=1e-10)
+            update = golden.tree_map(np.subtract, params, jax.device_get(before))
+            for name, tree in (("grad", expected), ("param", params), ("update", update)):
+                norm = np.sqrt(sum(np.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
+                found = float(getattr(report, f"{name}_norm"))
+                assert found == pytest.approx(norm, rel=1e-10), name
             # PyTorch's momentum buffer: after the first step the gradient and the decay alone.
             assert_close(optax.tree.get(state.opt_state, "trace"), buffers)
             assert_close(state.params, params)
@@ -102,13 +106,13 @@ def test_however_a_run_is_cut_it_has_the_same_bits(build):
     data, key = make_data(64), jax.random.key(1)
     order = epoch_order(key, 0, 64)
     start = make_state(build)
-    whole, _ = run_steps(copy(start), data, order, jnp.int32(6), key)
+    whole = run_steps(copy(start), data, order, jnp.int32(6), key)
     cut = copy(start)
     for size in (1, 3, 2):
-        cut, _ = run_steps(cut, data, order, jnp.int32(size), key)
+        cut = run_steps(cut, data, order, jnp.int32(size), key)
     assert int(cut.step) == 6
     assert_same_bits(whole, cut)
-    other, _ = run_steps(start, data, order, jnp.int32(6), jax.random.key(2))
+    other = run_steps(start, data, order, jnp.int32(6), jax.random.key(2))
     assert not np.array_equal(other.params["fc"]["kernel"], whole.params["fc"]["kernel"])
 
 
@@ -124,9 +128,7 @@ def test_train_steps_is_one_program_and_one_trace(monkeypatch):
     state = make_state()
     for epoch, size in enumerate((1, 2, 1)):
         order = epoch_order(jax.random.key(0), epoch, 32)
-        state, _ = step.train_steps(
-            state, data, order, jnp.int32(size), jax.random.key(1), batch_size=16, preprocess=noisy
-        )
+        state = run_steps(state, data, order, jnp.int32(size), jax.random.key(1), batch_size=16)
     assert len(traces) == 1
 
 
@@ -136,11 +138,11 @@ def test_each_step_takes_its_own_slice_of_the_order():
     order = epoch_order(jax.random.key(0), 0, 40)
     state = make_state()
     for done in range(1, 6):
-        state, _ = run_steps(state, data, order, jnp.int32(1), jax.random.key(1))
+        state = run_steps(state, data, order, jnp.int32(1), jax.random.key(1))
         seen = np.bincount(np.asarray(data.labels)[np.asarray(order)[: 8 * done]], minlength=10)
         assert np.array_equal(state.metrics.count, seen)
     # The next epoch's first step empties the sums.
-    state, _ = run_steps(state, data, order[::-1], jnp.int32(1), jax.random.key(1))
+    state = run_steps(state, data, order[::-1], jnp.int32(1), jax.random.key(1))
     seen = np.bincount(np.asarray(data.labels)[np.asarray(order)[::-1][:8]], minlength=10)
     assert np.array_equal(state.metrics.count, seen)
 
@@ -148,9 +150,8 @@ def test_each_step_takes_its_own_slice_of_the_order():
 def test_an_unsound_step_is_the_last_one():
     data = make_data(64)
     order = epoch_order(jax.random.key(0), 0, 64)
-    state, report = run_steps(
-        make_state(learning_rate=1e30), data, order, jnp.int32(8), jax.random.key(1)
-    )
+    state = run_steps(make_state(learning_rate=1e30), data, order, jnp.int32(8), jax.random.key(1))
+    report = state.report
     assert not (np.isfinite(report.loss) and np.isfinite(report.grad_norm))
     # The first step starts from sound weights; the damage shows in the second or third.
     assert 2 <= int(state.step) < 8
@@ -161,7 +162,7 @@ def test_evaluation_counts_every_image_once(size):
     state, data = make_state(), make_data(size)
     metrics = step.evaluate(state, data, batch_size=8, preprocess=to_float)
     assert np.array_equal(metrics.count, np.bincount(data.labels, minlength=NUM_CLASSES))
-    logits, _ = state.apply(state.params, to_float(None, data.images), train=False)
+    logits, _, _ = state.apply(state.params, to_float(None, data.images), train=False)
     hits = np.asarray(logits).argmax(1) == np.asarray(data.labels)
     assert int(metrics.correct.sum()) == hits.sum()
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, data.labels)

@@ -6,8 +6,9 @@ import numpy as np
 import optax
 from flax import nnx
 
+from googlenet_jax.config import ModelConfig
 from googlenet_jax.data import Arrays
-from googlenet_jax.models.googlenet import Linear, Unit
+from googlenet_jax.models.layers import Linear, Unit
 from googlenet_jax.state import TrainState, create
 
 NUM_CLASSES = 10
@@ -18,13 +19,13 @@ class Tiny(nnx.Module):
     """A unit, dropout and a classifier: all kinds of layers, and it compiles in a second."""
 
     def __init__(self):
-        self.unit = Unit(1, 4, 3, jnp.float32, "default")
+        self.unit = Unit(1, 4, 3, ModelConfig())
         self.dropout = nnx.Dropout(0.4)
-        self.fc = Linear(4, NUM_CLASSES, "default")
+        self.fc = Linear(4, NUM_CLASSES, ModelConfig())
 
     def __call__(self, x, *, train, key=None):
         x = self.unit(x, train).mean(axis=(1, 2))
-        return self.fc(self.dropout(x, deterministic=not train, rngs=key))
+        return self.fc(self.dropout(x, deterministic=not train, rngs=key)), ()
 
 
 def make_state(build=Tiny, learning_rate=LEARNING_RATE) -> TrainState:

@@ -23,7 +23,6 @@ from googlenet_jax.report.curves import draw_curves
 from googlenet_jax.report.summary import selection_metrics, summarize
 from googlenet_jax.report.tensorboard import TensorBoard
 from googlenet_jax.state import TrainState
-from googlenet_jax.step import StepReport
 from googlenet_jax.workdir import (
     CHECKPOINTS,
     check_same_run,
@@ -40,7 +39,7 @@ from train.resume import Plan, restore, start
 # and back, short enough to serve signals and the bar. Its length changes no bit of the result.
 CALL_SECONDS = 0.5
 
-TrainSteps = Callable[..., tuple[TrainState, StepReport]]
+TrainSteps = Callable[..., TrainState]
 """`step.train_steps`, compiled for a run."""
 
 
@@ -135,6 +134,7 @@ def train_epochs(run: Run, workdir: Path, train_state: TrainState, record: Recor
                 "epoch": epoch + 1,
                 "step": steps_done,
                 **scalars(metrics),
+                **norms(train_state),
                 "learning_rate": float(run.schedule(steps_done - 1)),
                 "images_per_second": images / train_seconds,
                 "seconds": train_seconds + time.monotonic() - started,
@@ -177,12 +177,10 @@ def train_epoch(
                 until = min(until, (steps_done // every + 1) * every)
             num_steps = until - steps_done
             called = time.monotonic()
-            train_state, report = train_steps(
-                train_state, train, order, jnp.int32(num_steps), run.step_key
-            )
+            train_state = train_steps(train_state, train, order, jnp.int32(num_steps), run.step_key)
             seen = train_state.metrics.compute()  # waits for the device
             seconds = time.monotonic() - called
-            check_finite(run, int(train_state.step), report)
+            check_finite(run, train_state)
 
             steps_done, epoch_seconds = until, epoch_seconds + seconds
             call_steps = max(1, round(min(CALL_SECONDS / seconds, 2) * num_steps))
@@ -212,6 +210,7 @@ def compile_steps(run: Run, train_state: TrainState) -> tuple[TrainSteps, step.P
         run.step_key,
         batch_size=run.config.train.batch_size,
         preprocess=preprocess.for_training(run.config.data, info),
+        aux_loss_weight=run.config.train.aux_loss_weight,
     ).compile()
     print(f"compiled in {time.monotonic() - started:.1f} s", flush=True)
     return compiled, preprocess.for_evaluation(info)
@@ -246,13 +245,20 @@ def scalars(metrics: dict[Split, Metrics]) -> dict[str, float]:
     }
 
 
-def check_finite(run: Run, step_number: int, report: StepReport) -> None:
+def norms(train_state: TrainState) -> dict[str, float]:
+    """The norms of the last step's gradient, parameters and update."""
+    report = train_state.report._asdict().items()
+    return {name: float(value) for name, value in report if name.endswith("_norm")}
+
+
+def check_finite(run: Run, train_state: TrainState) -> None:
     """Ends a run that has diverged.
 
     Raises:
       TrainingError: names the step, its loss, learning rate and gradient norm.
     """
-    loss, grad_norm = float(report.loss), float(report.grad_norm)
+    step_number = int(train_state.step)
+    loss, grad_norm = float(train_state.report.loss), float(train_state.report.grad_norm)
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         last = f"the last good checkpoint is step {max(run.checkpoints.steps, default=None)}"
         raise TrainingError(

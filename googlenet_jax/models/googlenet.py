@@ -1,23 +1,25 @@
-"""GoogLeNet for 32x32 images, after Szegedy et al., "Going Deeper with Convolutions" (2014).
+"""GoogLeNet after Szegedy et al., "Going Deeper with Convolutions" (2014), and its variants.
 
-Deviations from the paper, all of them the article's for CIFAR-10: BatchNorm in every unit in
-place of local response normalisation, a 3x3/1 stem in place of 7x7/2, no 1x1 reduction before
-conv2, no maxpool1 and maxpool2 (so that inception5b still sees 8x8), and no auxiliary heads.
+The fields of a `ModelConfig` choose among the paper's network and those that were made of it.
+What all of them do otherwise than the paper: no local response normalisation (BatchNorm in every
+unit, or nothing, stands in its place), and the auxiliary heads hang on the same two blocks at
+every image size.
 """
 
-import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from googlenet_jax import ops
+from googlenet_jax.config import ModelConfig
+from googlenet_jax.errors import ConfigError
+from googlenet_jax.models.layers import Features, Images, Linear, MaxPool, Unit, resize, scaled
 
-Images = Float[Array, "batch height width channels"]
-Features = Float[Array, "batch height width out_channels"]
+Logits = Float[Array, "batch classes"]
 
 
 class Widths(NamedTuple):
@@ -31,7 +33,7 @@ class Widths(NamedTuple):
     pool_proj: int
 
 
-STEM = {"conv1": 64, "conv2": 192}
+CONV1, CONV2 = 64, 192
 INCEPTION = {
     #             1x1  3x3r  3x3  5x5r  5x5  pool
     "3a": Widths(64, 96, 128, 16, 32, 32),
@@ -44,179 +46,195 @@ INCEPTION = {
     "5a": Widths(256, 160, 320, 32, 128, 128),
     "5b": Widths(384, 192, 384, 48, 128, 128),
 }
-
-
-def uniform(bound: float, *shape: int) -> nnx.Param:
-    """A parameter that starts uniform within `bound`.
-
-    It holds zeros until `state.create` fills all parameters from one draw: compiling a random
-    generator for each shape of this network takes most of a minute on a CPU.
-    """
-    return nnx.Param(jnp.zeros(shape), init_bound=bound)
-
-
-class Conv(nnx.Module):
-    """A convolution with bias that keeps the image size.
-
-    Its initial weights are Kaiming uniform over the fan-out for a ReLU, and PyTorch's default
-    for the bias, as in the article.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, size: int, dtype: DTypeLike, precision: str
-    ):
-        self.kernel = uniform(
-            math.sqrt(6 / (size * size * out_channels)), size, size, in_channels, out_channels
-        )
-        self.bias = uniform(1 / math.sqrt(size * size * in_channels), out_channels)
-        self.padding = ops.same_padding(size)
-        self.dtype = dtype
-        self.precision = precision
-
-    def __call__(self, x: Images) -> Features:
-        """The convolved images, in the compute type."""
-        kernel, bias = self.kernel.astype(self.dtype), self.bias.astype(self.dtype)
-        return ops.conv(x.astype(self.dtype), kernel, 1, self.padding, self.precision) + bias
-
-
-class Linear(nnx.Module):
-    """A fully connected layer, with `Conv`'s initial weights; its product is in float32."""
-
-    def __init__(self, in_features: int, out_features: int, precision: str):
-        self.kernel = uniform(math.sqrt(6 / out_features), in_features, out_features)
-        self.bias = uniform(1 / math.sqrt(in_features), out_features)
-        self.precision = precision
-
-    def __call__(self, x: Float[Array, "batch features"]) -> Float[Array, "batch classes"]:
-        """The weighted sums, in the parameters' type."""
-        # float32, or the float64 of a test: a loss in bfloat16 would lose what it measures.
-        x = x.astype(self.kernel.dtype)
-        return jnp.matmul(x, self.kernel[...], precision=self.precision) + self.bias
-
-
-class Unit(nnx.Module):
-    """Convolution, BatchNorm, ReLU."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, size: int, dtype: DTypeLike, precision: str
-    ):
-        self.conv = Conv(in_channels, out_channels, size, dtype, precision)
-        # Flax's momentum is the share that is kept: PyTorch's 0.1. The running variance is the
-        # biased one here and the unbiased one in PyTorch, a factor of n / (n - 1).
-        self.bn = nnx.BatchNorm(
-            out_channels, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=nnx.Rngs(0)
-        )
-
-    def __call__(self, x: Images, train: bool) -> Features:
-        """The unit's response; in training, by the batch's statistics."""
-        return jax.nn.relu(self.bn(self.conv(x), use_running_average=not train))
+AUX_CONV, AUX_HIDDEN = 128, 1024
+AUX_SIDE = 4  # of the pooled image in a head, at 224 pixels: 128 x 4 x 4 features
 
 
 class Inception(nnx.Module):
     """Four branches on one input, concatenated: 1x1 | 1x1-3x3 | 1x1-5x5 | maxpool-1x1."""
 
-    def __init__(self, in_channels: int, widths: Widths, dtype: DTypeLike, precision: str):
-        def unit(in_channels: int, out_channels: int, size: int) -> Unit:
-            return Unit(in_channels, out_channels, size, dtype, precision)
-
-        self.conv1x1 = unit(in_channels, widths.conv1x1, 1)
-        self.reduce3x3 = unit(in_channels, widths.reduce3x3, 1)
-        self.conv3x3 = unit(widths.reduce3x3, widths.conv3x3, 3)
-        self.reduce5x5 = unit(in_channels, widths.reduce5x5, 1)
-        self.conv5x5 = unit(widths.reduce5x5, widths.conv5x5, 5)
-        self.pool_proj = unit(in_channels, widths.pool_proj, 1)
+    def __init__(self, in_channels: int, widths: Widths, config: ModelConfig):
+        self.conv1x1 = Unit(in_channels, widths.conv1x1, 1, config)
+        self.reduce3x3 = Unit(in_channels, widths.reduce3x3, 1, config)
+        self.conv3x3 = Unit(widths.reduce3x3, widths.conv3x3, 3, config)
+        self.reduce5x5 = Unit(in_channels, widths.reduce5x5, 1, config)
+        # Not the paper's: torchvision has one 3x3 here, the PyTorch CIFAR zoo two.
+        size = 5 if config.conv5x5 == "5x5" else 3
+        self.conv5x5 = Unit(widths.reduce5x5, widths.conv5x5, size, config)
+        doubled = config.conv5x5 == "two_3x3"
+        self.conv5x5_second = Unit(widths.conv5x5, widths.conv5x5, 3, config) if doubled else absent
+        self.pool = MaxPool(3, 1, padding=1)
+        self.pool_proj = Unit(in_channels, widths.pool_proj, 1, config)
         self.out_channels = widths.conv1x1 + widths.conv3x3 + widths.conv5x5 + widths.pool_proj
 
     def __call__(self, x: Images, train: bool) -> Features:
         """The four branches' channels, in the paper's order."""
-        pooled = ops.max_pool(x, 3, 1, ops.same_padding(3))
         branches = [
             self.conv1x1(x, train),
             self.conv3x3(self.reduce3x3(x, train), train),
-            self.conv5x5(self.reduce5x5(x, train), train),
-            self.pool_proj(pooled, train),
+            self.conv5x5_second(self.conv5x5(self.reduce5x5(x, train), train), train),
+            self.pool_proj(self.pool(x), train),
         ]
         return jnp.concatenate(branches, axis=-1)
 
 
-class GoogLeNet(nnx.Module):
-    """The network of 95.16 % on CIFAR-10; its layers carry the paper's names.
+class AuxiliaryPool(nnx.Module):
+    """The average pooling of an auxiliary head: 5x5/3, or torchvision's, adaptive to 4x4."""
+
+    def __init__(self, adaptive: bool):
+        self.adaptive = adaptive
+
+    def out_size(self, size: int) -> int:
+        """The side of what comes of images of side `size`.
+
+        Raises:
+          ConfigError: they are smaller than the window.
+        """
+        if self.adaptive:
+            return AUX_SIDE
+        if size < 5:
+            raise ConfigError(
+                f"model.aux_heads=True: inception4a's {size}x{size} pixels are fewer than their "
+                "5x5 pooling needs"
+            )
+        return (size - 5) // 3 + 1
+
+    def __call__(self, x: Images) -> Features:
+        """The means."""
+        if not self.adaptive:
+            return nnx.avg_pool(x, (5, 5), strides=(3, 3))
+        rows, columns = (ops.adaptive_means(size, AUX_SIDE) for size in x.shape[1:3])
+        return jnp.einsum("oh,bhwc,pw->bopc", rows.astype(x.dtype), x, columns.astype(x.dtype))
+
+
+class AuxiliaryHead(nnx.Module):
+    """A classifier on an inner block, which helps the blocks below it to learn.
 
     Args:
-      in_channels: of the images.
+      in_channels: of the block.
+      size: side of its images.
       num_classes: of the logits.
-      width_multiplier: factor on every layer's channel count, rounded, at least 1.
-      dropout_rate: before the classifier.
-      dtype: of the computation; parameters and statistics are float32.
-      precision: of matrix products (see `ops.conv`).
+      config: of the network.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        *,
-        width_multiplier: float = 1.0,
-        dropout_rate: float = 0.4,
-        dtype: DTypeLike = jnp.float32,
-        precision: str = "default",
-    ):
-        def scaled(channels: int) -> int:
-            return max(1, round(channels * width_multiplier))
+    def __init__(self, in_channels: int, size: int, num_classes: int, config: ModelConfig):
+        conv, hidden = scaled(AUX_CONV, config), scaled(AUX_HIDDEN, config)
+        self.pool = AuxiliaryPool(config.aux_pool == "adaptive")
+        self.conv = Unit(in_channels, conv, 1, config)
+        self.fc1 = Linear(conv * self.pool.out_size(size) ** 2, hidden, config)
+        self.dropout = nnx.Dropout(config.aux_dropout_rate)
+        self.fc2 = Linear(hidden, num_classes, config)
 
-        conv1, conv2 = map(scaled, STEM.values())
-        channels = conv2  # of the block before
+    def __call__(self, x: Images, key: PRNGKeyArray | None) -> Logits:
+        """Its logits, in training mode."""
+        x = self.conv(self.pool(x), True)
+        x = jax.nn.relu(self.fc1(x.reshape(len(x), -1)))
+        return self.fc2(self.dropout(x, deterministic=False, rngs=key))
+
+
+class GoogLeNet(nnx.Module):
+    """The network that a config describes; its layers carry the paper's names.
+
+    Args:
+      config: of the network.
+      image_shape: (height, width, channels) of the images, before `config.image_size`.
+      num_classes: of the logits.
+
+    Raises:
+      ConfigError: the images are too small for it.
+    """
+
+    def __init__(self, config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int):
+        self.image_size = config.image_size
+        side, channels = config.image_size or min(image_shape[:2]), image_shape[2]
+        conv1, conv2 = scaled(CONV1, config), scaled(CONV2, config)
+
+        def pool(number: int, window: int = 3) -> Callable[[Images], Features]:
+            """The trunk's pool of that number, if the network has it; halves the side."""
+            nonlocal side
+            if str(number) not in config.pools:
+                return absent  # left out for small images: inception5b is to see more than a pixel
+            found = MaxPool(window, 2, padding=1 if config.pool_padding == "one" else None)
+            side = found.out_size(side)
+            return found
 
         def inception(name: str) -> Inception:
             nonlocal channels
-            widths = Widths(*map(scaled, INCEPTION[name]))
-            block = Inception(channels, widths, dtype, precision)
+            widths = Widths(*(scaled(width, config) for width in INCEPTION[name]))
+            block = Inception(channels, widths, config)
             channels = block.out_channels
             return block
 
-        self.conv1 = Unit(in_channels, conv1, 3, dtype, precision)
-        self.conv2 = Unit(conv1, conv2, 3, dtype, precision)
+        def head() -> AuxiliaryHead | None:
+            return AuxiliaryHead(channels, side, num_classes, config) if config.aux_heads else None
+
+        # "single" is the PyTorch CIFAR zoo's stem: 192 channels at once.
+        single = config.stem == "single"
+        size, stride = (7, 2) if config.stem == "7x7" else (3, 1)
+        self.conv1 = Unit(channels, conv2 if single else conv1, size, config, stride)
+        side = -(-side // stride)
+        self.maxpool1 = pool(1)
+        self.conv2_reduce = Unit(conv1, conv1, 1, config) if config.conv2_reduce else absent
+        self.conv2 = absent if single else Unit(conv1, conv2, 3, config)
+        channels = conv2
+        self.maxpool2 = pool(2)
         self.inception3a = inception("3a")
         self.inception3b = inception("3b")
+        self.maxpool3 = pool(3)
         self.inception4a = inception("4a")
+        self.aux1 = head()
         self.inception4b = inception("4b")
         self.inception4c = inception("4c")
         self.inception4d = inception("4d")
+        self.aux2 = head()
         self.inception4e = inception("4e")
+        self.maxpool4 = pool(4, config.pool4_window)
         self.inception5a = inception("5a")
         self.inception5b = inception("5b")
-        self.dropout = nnx.Dropout(dropout_rate)
-        self.fc = Linear(channels, num_classes, precision)
+        self.dropout = nnx.Dropout(config.dropout_rate)
+        self.fc = Linear(channels, num_classes, config)
 
     def __call__(
         self, x: Images, *, train: bool, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "batch classes"]:
-        """Logits of normalised images.
+    ) -> tuple[Logits, tuple[Logits, ...]]:
+        """Logits of normalised images, and those of the auxiliary heads, in training only.
 
         Args:
           x: images, NHWC.
           train: normalise by the batch's statistics, update the running ones, drop out.
           key: of dropout; needed in training.
         """
+        aux_logits: list[Logits] = []
+        x = resize(x, self.image_size)
         x = self.conv1(x, train)
+        x = self.maxpool1(x)
+        x = self.conv2_reduce(x, train)
         x = self.conv2(x, train)
+        x = self.maxpool2(x)
         x = self.inception3a(x, train)
         x = self.inception3b(x, train)
-        x = trunk_pool(x)  # maxpool3
+        x = self.maxpool3(x)
         x = self.inception4a(x, train)
+        if train and self.aux1 is not None:
+            aux_logits.append(self.aux1(x, _part(key, 1)))
         x = self.inception4b(x, train)
         x = self.inception4c(x, train)
         x = self.inception4d(x, train)
+        if train and self.aux2 is not None:
+            aux_logits.append(self.aux2(x, _part(key, 2)))
         x = self.inception4e(x, train)
-        x = trunk_pool(x)  # maxpool4
+        x = self.maxpool4(x)
         x = self.inception5a(x, train)
         x = self.inception5b(x, train)
         x = x.mean(axis=(1, 2))
         x = self.dropout(x, deterministic=not train, rngs=key)
-        return self.fc(x)
+        return self.fc(x), tuple(aux_logits)
 
 
-def trunk_pool(x: Images) -> Float[Array, "batch out_height out_width channels"]:
-    """A 3x3/2 max pooling that keeps the last partial window."""
-    height, width = x.shape[1:3]
-    return ops.max_pool(x, 3, 2, (ops.ceil_padding(height, 3, 2), ops.ceil_padding(width, 3, 2)))
+def absent(x: Images, train: bool = False) -> Images:
+    """Stands for a layer that a variant leaves out."""
+    return x
+
+
+def _part(key: PRNGKeyArray | None, number: int) -> PRNGKeyArray | None:
+    return None if key is None else jax.random.fold_in(key, number)

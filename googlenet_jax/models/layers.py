@@ -1,0 +1,149 @@
+"""The layers that all networks are made of.
+
+They take from a `ModelConfig` what all layers of a network have in common: BatchNorm, bias,
+compute type, precision.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from googlenet_jax import ops
+from googlenet_jax.config import ModelConfig
+from googlenet_jax.errors import ConfigError
+
+Images = Float[Array, "batch height width channels"]
+Features = Float[Array, "batch out_height out_width out_channels"]
+
+
+def scaled(channels: int, config: ModelConfig) -> int:
+    """A layer's channel count under the width multiplier: rounded, at least 1."""
+    return max(1, round(channels * config.width_multiplier))
+
+
+def uniform(bound: float, *shape: int) -> nnx.Param:
+    """A parameter that starts uniform within `bound`.
+
+    It holds zeros until `state.create` fills all parameters from one draw: compiling a random
+    generator for each shape of this network takes most of a minute on a CPU.
+    """
+    return nnx.Param(jnp.zeros(shape), init_bound=bound)
+
+
+class Conv(nnx.Module):
+    """A convolution that keeps the image size, or divides it by the stride.
+
+    Its initial weights are Kaiming uniform over the fan-out for a ReLU, and PyTorch's default
+    for the bias, as in the article.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, size: int, config: ModelConfig, stride: int = 1
+    ):
+        fan_in, fan_out = size * size * in_channels, size * size * out_channels
+        self.kernel = uniform(math.sqrt(6 / fan_out), size, size, in_channels, out_channels)
+        self.bias = uniform(1 / math.sqrt(fan_in), out_channels) if config.conv_bias else None
+        self.stride = stride
+        self.padding = ops.same_padding(size)
+        self.dtype = jnp.dtype(config.dtype)
+        self.precision = config.matmul_precision
+
+    def __call__(self, x: Images) -> Features:
+        """The convolved images, in the compute type."""
+        kernel = self.kernel.astype(self.dtype)
+        x = ops.conv(x.astype(self.dtype), kernel, self.stride, self.padding, self.precision)
+        return x if self.bias is None else x + self.bias.astype(self.dtype)
+
+
+class Linear(nnx.Module):
+    """A fully connected layer, with `Conv`'s initial weights; its product is in float32."""
+
+    def __init__(self, in_features: int, out_features: int, config: ModelConfig):
+        self.kernel = uniform(math.sqrt(6 / out_features), in_features, out_features)
+        self.bias = uniform(1 / math.sqrt(in_features), out_features)
+        self.precision = config.matmul_precision
+
+    def __call__(self, x: Float[Array, "batch in_features"]) -> Float[Array, "batch out_features"]:
+        """The weighted sums, in the parameters' type."""
+        # float32, or the float64 of a test: a loss in bfloat16 would lose what it measures.
+        x = x.astype(self.kernel.dtype)
+        return jnp.matmul(x, self.kernel[...], precision=self.precision) + self.bias
+
+
+def batch_norm(channels: int, config: ModelConfig) -> nnx.BatchNorm:
+    """BatchNorm over the channels.
+
+    Flax's momentum is the share that is kept: 0.9 is PyTorch's 0.1. The running variance is the
+    biased one here and the unbiased one in PyTorch, a factor of n / (n - 1).
+    """
+    return nnx.BatchNorm(
+        channels,
+        momentum=config.bn_momentum,
+        epsilon=config.bn_epsilon,
+        dtype=jnp.dtype(config.dtype),
+        rngs=nnx.Rngs(0),
+    )
+
+
+class Unit(nnx.Module):
+    """Convolution, BatchNorm if the network has it, ReLU."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, size: int, config: ModelConfig, stride: int = 1
+    ):
+        self.conv = Conv(in_channels, out_channels, size, config, stride)
+        self.bn = batch_norm(out_channels, config) if config.batch_norm else None
+
+    def __call__(self, x: Images, train: bool) -> Features:
+        """The unit's response; in training, by the batch's statistics."""
+        x = self.conv(x)
+        if self.bn is not None:
+            x = self.bn(x, use_running_average=not train)
+        return jax.nn.relu(x)
+
+
+class MaxPool(nnx.Module):
+    """Max pooling.
+
+    Args:
+      window: side of the square whose maximum is taken.
+      stride: between squares.
+      padding: pixels on each side; None keeps the last partial square, as the paper's sizes and
+        PyTorch's `ceil_mode=True` do.
+    """
+
+    def __init__(self, window: int, stride: int, padding: int | None = None):
+        self.window, self.stride, self.padding = window, stride, padding
+
+    def _padding(self, size: int) -> tuple[int, int]:
+        if self.padding is None:
+            return ops.ceil_padding(size, self.window, self.stride)
+        return self.padding, self.padding
+
+    def out_size(self, size: int) -> int:
+        """The side of what comes of images of side `size`.
+
+        Raises:
+          ConfigError: nothing would be left of them.
+        """
+        out = (size + sum(self._padding(size)) - self.window) // self.stride + 1
+        if out < 1:
+            raise ConfigError("the images are too small for this network: nothing is left of them")
+        return out
+
+    def __call__(self, x: Images) -> Features:
+        """The maxima."""
+        height, width = x.shape[1:3]
+        padding = (self._padding(height), self._padding(width))
+        return ops.max_pool(x, self.window, self.stride, padding)
+
+
+def resize(x: Images, size: int) -> Features:
+    """Images of `size` x `size` pixels, bilinear; as they are where `size` is 0."""
+    batch, height, width, channels = x.shape
+    if size in (0, height) and size in (0, width):
+        return x
+    return jax.image.resize(x, (batch, size, size, channels), "bilinear")

@@ -1,0 +1,81 @@
+"""Pre-activation ResNet for 32x32 images, in its bottleneck form.
+
+After He et al., "Identity Mappings in Deep Residual Networks" (2016). Depth 164 is the network
+that the article measures GoogLeNet against.
+
+As in the authors' own code, the unit that begins a stage shares its first BatchNorm and ReLU with
+the shortcut, and the stride is in the unit's first 1x1 convolution. Deviation from that code:
+initial weights are uniform with the variance of its normal ones (`layers.Conv`).
+"""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from googlenet_jax.config import ModelConfig
+from googlenet_jax.models.layers import Conv, Features, Images, Linear, batch_norm, resize, scaled
+
+STAGES = {1: (64, 1), 2: (128, 2), 3: (256, 2)}  # channels, and the stride of the first block
+STEM = 16
+BOTTLENECK = 4  # a block's output has so many times the channels of its middle
+
+
+class Block(nnx.Module):
+    """A bottleneck: BatchNorm-ReLU before each of 1x1, 3x3, 1x1, and the input added."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, config: ModelConfig):
+        middle = scaled(out_channels // BOTTLENECK, config)
+        out_channels = scaled(out_channels, config)
+        self.bn1 = batch_norm(in_channels, config)
+        self.conv1 = Conv(in_channels, middle, 1, config, stride)
+        self.bn2 = batch_norm(middle, config)
+        self.conv2 = Conv(middle, middle, 3, config)
+        self.bn3 = batch_norm(middle, config)
+        self.conv3 = Conv(middle, out_channels, 1, config)
+        changes = (in_channels, 1) != (out_channels, stride)
+        self.shortcut = Conv(in_channels, out_channels, 1, config, stride) if changes else None
+
+    def __call__(self, x: Images, train: bool) -> Features:
+        """The input plus what the block adds to it."""
+        active = jax.nn.relu(self.bn1(x, use_running_average=not train))
+        if self.shortcut is not None:
+            x = self.shortcut(active)
+        y = self.conv1(active)
+        y = self.conv2(jax.nn.relu(self.bn2(y, use_running_average=not train)))
+        y = self.conv3(jax.nn.relu(self.bn3(y, use_running_average=not train)))
+        return x + y
+
+
+class PreActResNet(nnx.Module):
+    """Three stages of (depth - 2) / 9 bottlenecks.
+
+    Args:
+      config: of the network.
+      image_shape: (height, width, channels) of the images.
+      num_classes: of the logits.
+    """
+
+    def __init__(self, config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int):
+        self.image_size = config.image_size
+        channels = scaled(STEM, config)
+        self.conv1 = Conv(image_shape[2], channels, 3, config)
+        self.blocks: tuple[str, ...] = ()  # names, in their order
+        for stage, (out_channels, stride) in STAGES.items():
+            for number in range(1, (config.depth - 2) // 9 + 1):
+                name = f"block{stage}_{number}"
+                block = Block(channels, out_channels, stride if number == 1 else 1, config)
+                setattr(self, name, block)
+                self.blocks += (name,)
+                channels = scaled(out_channels, config)
+        self.bn = batch_norm(channels, config)
+        self.fc = Linear(channels, num_classes, config)
+
+    def __call__(
+        self, x: Images, *, train: bool, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "batch classes"], tuple[()]]:
+        """Logits of normalised images; it has no auxiliary heads and drops nothing out."""
+        x = self.conv1(resize(x, self.image_size))
+        for name in self.blocks:
+            x = getattr(self, name)(x, train)
+        x = jax.nn.relu(self.bn(x, use_running_average=not train))
+        return self.fc(x.mean(axis=(1, 2))), ()
