@@ -107,8 +107,10 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step of the best checkpoint; None where no evaluated one is left."""
+        """The step of the best checkpoint, or of the only one; None where nobody can say."""
         ranked = sorted(self._metrics, key=lambda step: (*rank(self._metrics[step]), step))
+        if not ranked and len(self.steps) == 1:
+            return self.steps[0]
         return ranked[-1] if ranked else None
 
     def resolve(self, name: str) -> int:

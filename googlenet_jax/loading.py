@@ -96,7 +96,8 @@ def abstract_state(config: Config, info: DatasetInfo) -> TrainState:
 def start_from(fresh: TrainState, workdir: str) -> TrainState:
     """A state at step 0 with the weights of another run's best checkpoint.
 
-    The classifier keeps its own initial weights where the numbers of classes differ.
+    The classifiers keep their own initial weights where the numbers of classes differ; auxiliary
+    heads that this network lacks are left out.
 
     Raises:
       CheckpointError: there is no such checkpoint, or its network is another one.
@@ -105,24 +106,32 @@ def start_from(fresh: TrainState, workdir: str) -> TrainState:
         source = load_model(Path(workdir), "best").state
     except UserError as error:
         raise CheckpointError(f"train.init_from={workdir!r}: {error}") from error
-    wanted, given = fresh.params, source.params
-    if wanted["fc"]["bias"].shape != given["fc"]["bias"].shape:
-        given = {**given, "fc": wanted["fc"]}
-    misfits = [
-        jax.tree_util.keystr(path, simple=True, separator=".")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)
-        if _shape_at(given, path) != leaf.shape
-    ]
+    misfits: list[str] = []
+
+    def take(path: tuple[Any, ...], own: Array, given: PyTree) -> Array:
+        try:
+            found = functools.reduce(lambda node, key: node[key.key], path, given)
+        except KeyError:
+            found = None
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if found is not None and found.shape == own.shape:
+            return found
+        if name not in classifiers:
+            misfits.append(name)
+        return own
+
+    num_classes = [len(state.params["fc"]["bias"]) for state in (fresh, source)]
+    layers = ("fc", "aux1.fc2", "aux2.fc2") if num_classes[0] != num_classes[1] else ()
+    classifiers = [f"{layer}.{leaf}" for layer in layers for leaf in ("kernel", "bias")]
+    params = jax.tree_util.tree_map_with_path(
+        functools.partial(take, given=source.params), fresh.params
+    )
+    batch_stats = jax.tree_util.tree_map_with_path(
+        functools.partial(take, given=source.batch_stats), fresh.batch_stats
+    )
     if misfits:
         raise CheckpointError(
             f"train.init_from={workdir!r}: another network; {len(misfits)} arrays of this one "
             f"do not fit, first {misfits[0]}"
         )
-    return fresh.replace(params=given, batch_stats=source.batch_stats)
-
-
-def _shape_at(tree: PyTree, path: tuple[Any, ...]) -> tuple[int, ...] | None:
-    try:
-        return functools.reduce(lambda node, key: node[key.key], path, tree).shape
-    except KeyError:
-        return None
+    return fresh.replace(params=params, batch_stats=batch_stats)

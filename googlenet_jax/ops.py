@@ -233,14 +233,3 @@ def ceil_padding(size: int, window: int, stride: int) -> tuple[int, int]:
     """
     windows = -(-(size - window) // stride) + 1
     return 0, max(0, (windows - 1) * stride + window - size)
-
-
-def adaptive_means(size: int, out_size: int) -> Float[Array, "out_size size"]:
-    """The matrix that averages `size` pixels into `out_size`, as PyTorch's adaptive pooling does.
-
-    Output i is the mean of the pixels from floor(i size / out_size) up to, and without,
-    ceil((i + 1) size / out_size).
-    """
-    index, pixel = jnp.arange(out_size)[:, None], jnp.arange(size)
-    start, end = index * size // out_size, -(-(index + 1) * size // out_size)
-    return ((start <= pixel) & (pixel < end)) / (end - start)

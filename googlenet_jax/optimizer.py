@@ -26,15 +26,16 @@ def create_schedule(
 
     def schedule(step: ArrayLike) -> Array:
         step = jnp.asarray(step)
-        done = step // unit * unit
-        rate = jnp.full((), config.learning_rate, jnp.float32)
+        real = jnp.result_type(float)  # float32, or a test's float64
+        done = (step // unit * unit).astype(real)
+        rate = jnp.full((), config.learning_rate, real)
         if config.schedule == "cosine":
             rate *= (1 + jnp.cos(jnp.pi * (done / total_steps))) / 2
         for boundary in decay_steps:
             rate = jnp.where(done >= boundary, rate / 10, rate)
         if config.warmup == "constant":
             return jnp.where(step < warmup_steps, rate / 10, rate)
-        return rate * jnp.minimum(1, (step + 1) / max(1, warmup_steps))
+        return rate * jnp.minimum(1, (step + 1).astype(real) / max(1, warmup_steps))
 
     return schedule
 

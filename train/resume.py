@@ -13,7 +13,7 @@ from googlenet_jax import optimizer
 from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
 from googlenet_jax.data import Dataset, Split
-from googlenet_jax.errors import ConfigError, DataError
+from googlenet_jax.errors import CheckpointError, ConfigError, DataError
 from googlenet_jax.loading import start_from
 from googlenet_jax.state import TrainState
 
@@ -91,6 +91,11 @@ def restore(
       UserError: no checkpoint is whole, the data have changed, or the new length will not do.
     """
     state, record, problems = checkpoints.restore_newest(like)
+    if "imported" in record.provenance:
+        raise CheckpointError(
+            f"--workdir={workdir}: holds imported weights, not a run; start one from them, in "
+            f"another directory, with --config.train.init_from={workdir}"
+        )
     found, before = dataset.provenance["sha256"], record.provenance["sha256"]
     if found != before:
         raise DataError(f"{dataset.info.name}: sha256 is {found}; the run began with {before}")

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from googlenet_jax import ops
 from googlenet_jax.config import ModelConfig
 from googlenet_jax.errors import ConfigError
 from googlenet_jax.models.layers import Features, Images, Linear, MaxPool, Unit, resize, scaled
@@ -81,8 +81,9 @@ class Inception(nnx.Module):
 class AuxiliaryPool(nnx.Module):
     """The average pooling of an auxiliary head: 5x5/3, or torchvision's, adaptive to 4x4."""
 
-    def __init__(self, adaptive: bool):
-        self.adaptive = adaptive
+    def __init__(self, config: ModelConfig):
+        self.adaptive = config.aux_pool == "adaptive"
+        self.precision = config.matmul_precision
 
     def out_size(self, size: int) -> int:
         """The side of what comes of images of side `size`.
@@ -101,10 +102,17 @@ class AuxiliaryPool(nnx.Module):
 
     def __call__(self, x: Images) -> Features:
         """The means."""
-        if not self.adaptive:
-            return nnx.avg_pool(x, (5, 5), strides=(3, 3))
-        rows, columns = (ops.adaptive_means(size, AUX_SIDE) for size in x.shape[1:3])
-        return jnp.einsum("oh,bhwc,pw->bopc", rows.astype(x.dtype), x, columns.astype(x.dtype))
+        rows, columns = (jnp.asarray(self._means(size), x.dtype) for size in x.shape[1:3])
+        return jnp.einsum("oh,bhwc,pw->bopc", rows, x, columns, precision=self.precision)
+
+    def _means(self, size: int) -> Float[np.ndarray, "out_size size"]:
+        """The matrix that averages `size` pixels into the outputs."""
+        out = np.arange(self.out_size(size))[:, None]
+        start, end = 3 * out, 3 * out + 5
+        if self.adaptive:  # as PyTorch divides them: neighbouring windows may overlap
+            start, end = out * size // AUX_SIDE, -(-(out + 1) * size // AUX_SIDE)
+        pixel = np.arange(size)
+        return ((start <= pixel) & (pixel < end)) / (end - start)
 
 
 class AuxiliaryHead(nnx.Module):
@@ -119,7 +127,7 @@ class AuxiliaryHead(nnx.Module):
 
     def __init__(self, in_channels: int, size: int, num_classes: int, config: ModelConfig):
         conv, hidden = scaled(AUX_CONV, config), scaled(AUX_HIDDEN, config)
-        self.pool = AuxiliaryPool(config.aux_pool == "adaptive")
+        self.pool = AuxiliaryPool(config)
         self.conv = Unit(in_channels, conv, 1, config)
         self.fc1 = Linear(conv * self.pool.out_size(size) ** 2, hidden, config)
         self.dropout = nnx.Dropout(config.aux_dropout_rate)

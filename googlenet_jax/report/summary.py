@@ -35,7 +35,6 @@ def best_entry(history: list[dict[str, Any]]) -> dict[str, Any]:
 def summarize(config: Config, record: Record, parameters: int) -> dict[str, Any]:
     """What summary.json holds."""
     final, best = record.history[-1], best_entry(record.history)
-    device = jax.devices()[0]
     return {
         "final": final,
         "best": best,
@@ -48,6 +47,14 @@ def summarize(config: Config, record: Record, parameters: int) -> dict[str, Any]
         "data": record.provenance,
         "init_from": config.train.init_from,
         "wall_seconds": sum(entry["seconds"] for entry in record.history),
+        **environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """The device and the versions that something was made with."""
+    device = jax.devices()[0]
+    return {
         "device": {"platform": device.platform, "kind": device.device_kind, "count": 1},
         "versions": {
             "googlenet_jax": __version__,

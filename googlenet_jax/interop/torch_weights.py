@@ -1,0 +1,298 @@
+"""Weights of PyTorch's GoogLeNets, in and out.
+
+A state dict comes from one of three programs, each with its own names for the same layers:
+
+- "article": the code of the article that this project grew from: `inception3a.branch2.0.conv`.
+- "torchvision": the same names, but conv2 is the 1x1 reduction and conv3 the paper's conv2.
+- "zoo": the PyTorch CIFAR zoo's: `a3.b2.0` and `a3.b2.1` for a convolution and its BatchNorm.
+
+PyTorch has images and kernels with the channels first. It keeps BatchNorm's unbiased running
+variance where this project keeps the biased one; the numbers are taken over as they are.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from googlenet_jax.config import Config, DataConfig, ModelConfig
+from googlenet_jax.data import DatasetInfo
+from googlenet_jax.data.cifar import FORMATS
+from googlenet_jax.errors import DataError
+
+UNITS = {
+    "conv1x1": "branch1",
+    "reduce3x3": "branch2.0",
+    "conv3x3": "branch2.1",
+    "reduce5x5": "branch3.0",
+    "conv5x5": "branch3.1",
+    "conv5x5_second": "branch3.2",
+    "pool_proj": "branch4.1",
+}
+# The sequence of the zoo, and the convolution's place in it; BatchNorm has the next one.
+ZOO_UNITS = {
+    "conv1x1": ("b1", 0),
+    "reduce3x3": ("b2", 0),
+    "conv3x3": ("b2", 3),
+    "reduce5x5": ("b3", 0),
+    "conv5x5": ("b3", 3),
+    "conv5x5_second": ("b3", 6),
+    "pool_proj": ("b4", 1),
+}
+LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+COUNTER = "num_batches_tracked"  # of each BatchNorm: the training steps that it has seen
+# What torchvision's own weights were trained on: with its `transform_input`, images scaled to
+# -1..1; without it, ImageNet's usual mean and deviation.
+TRANSFORMED = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchFile:
+    """What a file of PyTorch's holds.
+
+    Attributes:
+      tensors: the state dict, without a leading `module.`; floats as float32.
+      layout: "article", "torchvision" or "zoo".
+      extra: what stands beside the state dict, such as accuracy and epoch.
+      sha256: of the file.
+    """
+
+    tensors: dict[str, np.ndarray]
+    layout: str
+    extra: dict[str, Any]
+    sha256: str
+
+
+def read(path: Path) -> TorchFile:
+    """Reads a state dict, or a checkpoint that holds one as "net"; runs none of its code.
+
+    Raises:
+      DataError: it cannot be read, or is no GoogLeNet that is known.
+    """
+    try:
+        content = path.read_bytes()
+        loaded = _load_safetensors(content) if path.suffix == ".safetensors" else _load_torch(path)
+    except DataError:
+        raise
+    except Exception as error:  # unpicklers raise almost anything
+        reason = str(error).partition("\n")[0][:200]
+        raise DataError(f"{path}: cannot be read: {type(error).__name__}: {reason}") from error
+    tensors, extra = loaded
+    tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    if "pre_layers.0.weight" in tensors:
+        layout = "zoo"
+    elif "conv3.conv.weight" in tensors:
+        layout = "torchvision"
+    elif "inception3a.branch1.conv.weight" in tensors:
+        layout = "article"
+    else:
+        raise DataError(
+            f"{path}: no state dict of a GoogLeNet (the article's, torchvision's or the CIFAR "
+            f"zoo's); it has {len(tensors)} tensors{', such as ' if tensors else ''}"
+            f"{next(iter(tensors), '')}"
+        )
+    return TorchFile(tensors, layout, extra, hashlib.sha256(content).hexdigest())
+
+
+def _load_safetensors(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    import safetensors.numpy
+
+    return safetensors.numpy.load(content), {}
+
+
+def _load_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    try:
+        import torch
+    except ImportError as error:
+        raise DataError(
+            f"{path}: needs PyTorch to be read (pip install torch), unless it is .safetensors"
+        ) from error
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    extra = {}
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("net"), Mapping):
+        extra = {k: v for k, v in loaded.items() if isinstance(v, int | float | str)}
+        loaded = loaded["net"]
+    if not isinstance(loaded, Mapping):
+        raise DataError(f"{path}: holds a {type(loaded).__name__}, not a state dict")
+    tensors = {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+    return {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        for name, tensor in tensors.items()
+    }, extra
+
+
+def torch_name(layout: str, path: tuple[str, ...]) -> str:
+    """The name in a state dict of an array of `TrainState.params` or `batch_stats`.
+
+    Args:
+      layout: see the module.
+      path: of the array, such as ("inception3a", "conv1x1", "conv", "kernel").
+    """
+    *layers, leaf = path
+    leaf = LEAVES.get(leaf, leaf)
+    if layout == "zoo":
+        if layers == ["fc"]:
+            return f"linear.{leaf}"
+        *outer, kind = layers
+        sequence, index = ("pre_layers", 0) if outer == ["conv1"] else ZOO_UNITS[outer[-1]]
+        block = [outer[0].removeprefix("inception")[::-1]] if len(outer) > 1 else []
+        return ".".join([*block, sequence, str(index + (kind == "bn")), leaf])
+    if layout == "torchvision":
+        layers[0] = {"conv2_reduce": "conv2", "conv2": "conv3"}.get(layers[0], layers[0])
+    if layers[0].startswith("inception"):
+        layers[1] = UNITS[layers[1]]
+    return ".".join([*layers, leaf])
+
+
+def to_torch(path: tuple[str, ...], value: np.ndarray, head_channels: int) -> np.ndarray:
+    """An array in PyTorch's order of axes.
+
+    Args:
+      path: as in `torch_name`.
+      value: the array.
+      head_channels: of an auxiliary head's convolution, which its fc1 sees flattened.
+    """
+    if path[-1] != "kernel":
+        return value
+    if value.ndim == 4:  # HWIO -> OIHW
+        return np.ascontiguousarray(value.transpose(3, 2, 0, 1))
+    if path[-2] == "fc1":  # (height width channels) -> (channels height width)
+        value = value.reshape(-1, head_channels, value.shape[-1]).swapaxes(0, 1)
+    return np.ascontiguousarray(value.reshape(-1, value.shape[-1]).T)
+
+
+def from_torch(path: tuple[str, ...], value: np.ndarray, head_channels: int) -> np.ndarray:
+    """The inverse of `to_torch`."""
+    if path[-1] != "kernel":
+        return value
+    if value.ndim == 4:
+        return np.ascontiguousarray(value.transpose(2, 3, 1, 0))
+    value = value.T
+    if path[-2] == "fc1":
+        value = value.reshape(head_channels, -1, value.shape[-1]).swapaxes(0, 1)
+    return np.ascontiguousarray(value.reshape(-1, value.shape[-1]))
+
+
+def export(params: PyTree, batch_stats: PyTree, steps: int, layout: str) -> dict[str, np.ndarray]:
+    """A state dict of the network's arrays.
+
+    Args:
+      params: of a `TrainState`.
+      batch_stats: likewise.
+      steps: that BatchNorm has seen.
+      layout: see the module.
+    """
+    channels = _head_channels(params)
+    tensors = {
+        torch_name(layout, path): to_torch(path, np.asarray(value), channels)
+        for path, value in [*_leaves(params), *_leaves(batch_stats)]
+    }
+    for path, _ in _leaves(batch_stats):
+        if path[-1] == "mean":
+            name = torch_name(layout, path).removesuffix("running_mean")
+            tensors[f"{name}{COUNTER}"] = np.array(steps, np.int64)
+    return tensors
+
+
+def import_into(params: PyTree, batch_stats: PyTree, file: TorchFile) -> tuple[PyTree, PyTree, int]:
+    """Parameters, statistics and BatchNorm's steps of a file, in the shapes of a network's.
+
+    Args:
+      params: of the network, or their shapes.
+      batch_stats: likewise.
+      file: of PyTorch's.
+
+    Raises:
+      DataError: lists the tensors that are missing, surplus or of another shape.
+    """
+    channels = _head_channels(params)
+    left = dict(file.tensors)
+    steps = max((int(left.pop(n)) for n in list(left) if n.endswith(COUNTER)), default=0)
+    missing, misshapen = [], []
+
+    def take(path: tuple[Any, ...], like: Any) -> np.ndarray | None:
+        keys = tuple(key.key for key in path)
+        name = torch_name(file.layout, keys)
+        if name not in left:
+            missing.append(name)
+            return None
+        value = left.pop(name)
+        shape = to_torch(keys, np.empty(like.shape, bool), channels).shape
+        if value.shape != shape:
+            misshapen.append(f"{name} {value.shape} instead of {shape}")
+            return None
+        return from_torch(keys, value, channels)
+
+    found = jax.tree_util.tree_map_with_path(take, (params, batch_stats))
+    faults = {"missing": missing, "surplus": sorted(left), "misshapen": misshapen}
+    if any(faults.values()):
+        raise DataError(
+            "the tensors do not fit the network: "
+            + "; ".join(f"{len(n)} {kind}: {', '.join(n)}" for kind, n in faults.items() if n)
+        )
+    return *found, steps
+
+
+def describe(file: TorchFile, transform_input: bool) -> tuple[Config, DatasetInfo]:
+    """The config of the network that a file holds, and the images that it was made for.
+
+    A stem of 7x7 is taken for the article's on CIFAR (rows 1 and 2) where there are 10 or 100
+    classes, and for the paper's at 224x224 otherwise: the max pools leave no trace in a file.
+
+    Args:
+      file: of PyTorch's.
+      transform_input: as in torchvision's constructor; of its own weights it is True.
+
+    Raises:
+      DataError: it lacks the tensors that would tell.
+    """
+    names = {"zoo": ("pre_layers.0", "linear")}.get(file.layout, ("conv1.conv", "fc"))
+    try:
+        channels, in_channels, size, _ = file.tensors[f"{names[0]}.weight"].shape
+        classes = len(file.tensors[f"{names[1]}.weight"])
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"it has no {names[0]}.weight and {names[1]}.weight of a network"
+        ) from error
+    model = ModelConfig(width_multiplier=channels / (192 if file.layout == "zoo" else 64))
+    data = next((n for n, form in FORMATS.items() if form.info.num_classes == classes), "")
+    if file.layout == "zoo":
+        model.stem, model.conv5x5, model.pool_padding = "single", "two_3x3", "one"
+        model.dropout_rate = 0.0
+    else:
+        model.stem = f"{size}x{size}"
+        model.batch_norm = "conv1.bn.weight" in file.tensors
+        model.conv_bias = "conv1.conv.bias" in file.tensors
+        model.aux_heads = "aux1.fc2.weight" in file.tensors
+        if model.stem == "7x7":
+            model.pools = "4" if data and file.layout == "article" else "1234"
+    if file.layout == "torchvision":
+        model.conv2_reduce, model.conv5x5, model.pool4_window = True, "3x3", 2
+        model.bn_epsilon, model.dropout_rate, model.aux_pool = 1e-3, 0.2, "adaptive"
+    if data and model.pools != "1234":
+        return Config(model=model, data=DataConfig(name=data)), FORMATS[data].info
+    normalised = file.layout == "torchvision" and transform_input
+    mean, std = TRANSFORMED if normalised else IMAGENET
+    info = DatasetInfo(
+        name="imagenet2012",
+        class_names=tuple(map(str, range(classes))),  # a state dict has no names
+        image_shape=(224, 224, in_channels),
+        mean=mean,
+        std=std,
+    )
+    return Config(model=model, data=DataConfig(name="tfds:imagenet2012")), info
+
+
+def _leaves(tree: PyTree) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for path, value in jax.tree_util.tree_leaves_with_path(tree):
+        yield tuple(key.key for key in path), value
+
+
+def _head_channels(params: PyTree) -> int:
+    return params["aux1"]["conv"]["conv"]["kernel"].shape[-1] if "aux1" in params else 1

@@ -1,0 +1,47 @@
+"""Every network of the article against PyTorch: forward, backward, ten steps of training.
+
+What is compared, and how, is in `parity.py`. Where PyTorch is not installed, its results of
+another day stand in for it.
+"""
+
+import importlib.util
+
+import jax
+import numpy as np
+import parity
+import pytest
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+@pytest.fixture(autouse=True)
+def compiled_quickly():
+    """These programs run ten steps: to optimise them takes longer."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.parametrize("name", parity.CASES)
+def test_float64(name):
+    found = parity.run_jax(name, "float64")
+    goldens = np.load(parity.GOLDENS)
+    for quantity, rows in parity.fingerprint(found).items():
+        golden = goldens[f"{name}/{quantity}"]
+        tensors = found[quantity]
+        for n, row, expected in zip(sorted(tensors), rows, golden, strict=True):
+            # Sums of as many errors of random signs.
+            tolerance = parity.FLOAT64_TOLERANCE * np.sqrt(tensors[n].size) * expected[0]
+            assert np.abs(row - expected).max() <= tolerance, (quantity, n)
+    if HAS_TORCH:
+        exact = parity.run_torch(name, "float64")
+        for quantity in parity.QUANTITIES:
+            assert parity.difference(found, exact, quantity) <= parity.FLOAT64_TOLERANCE, quantity
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@pytest.mark.parametrize("name", parity.CASES)
+def test_float32(name):
+    found, exact = parity.run_jax(name, "float32"), parity.run_torch(name, "float64")
+    for quantity, tolerance in parity.FLOAT32_TOLERANCES.items():
+        assert parity.distance(found, exact, quantity) <= tolerance, quantity

@@ -1,0 +1,74 @@
+"""Hands weights over to PyTorch: python -m train.export_torch --workdir runs/cifar10 --out net.pth.
+
+The names are those of the article's code, whose checkpoint is {"net": ..., "acc": ..., "epoch":
+...}. A file that ends in .safetensors holds the state dict alone, and needs no PyTorch.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from googlenet_jax.errors import UserError
+from train import console
+from train.evaluate import Parser
+
+
+def main(argv: list[str]) -> None:
+    """Writes a PyTorch checkpoint."""
+    parser = Parser(
+        "train.export_torch",
+        description="Writes a checkpoint's weights as the article's PyTorch code names them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="of the run")
+    parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
+    parser.add_argument("--out", type=Path, required=True, help=".pth or .safetensors")
+    arguments = parser.parse_args(argv)
+
+    from googlenet_jax import load
+    from googlenet_jax.interop import torch_weights
+
+    model = load(arguments.workdir, arguments.checkpoint)
+    if "inception3a" not in model.state.params:
+        raise UserError(f"--workdir={arguments.workdir}: is no GoogLeNet")
+    tensors = torch_weights.export(
+        model.state.params, model.state.batch_stats, int(model.state.step), "article"
+    )
+    write(arguments.out, tensors, _beside(model.record))
+    print(f"{len(tensors)} tensors written to {arguments.out}")
+
+
+def _beside(record: Any) -> dict[str, Any]:
+    """What the article's code keeps beside the state dict: accuracy in % and epoch, from 0."""
+    imported = {k: v for k, v in record.provenance.get("imported", {}).items() if k != "layout"}
+    evaluated = [entry for entry in record.history if "test_accuracy" in entry]
+    if imported or not evaluated:
+        return imported
+    return {"acc": 100 * evaluated[-1]["test_accuracy"], "epoch": evaluated[-1]["epoch"] - 1}
+
+
+def write(path: Path, tensors: dict[str, Any], beside: dict[str, Any]) -> None:
+    """Writes a state dict, and in PyTorch's own format what stands beside it.
+
+    Raises:
+      UserError: the file cannot be written, or PyTorch is not installed.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            import safetensors.numpy
+
+            safetensors.numpy.save_file(tensors, path)
+            return
+        import torch
+
+        net = {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}
+        torch.save({"net": net, **beside}, path)
+    except ImportError as error:
+        raise UserError(
+            f"--out={path}: needs PyTorch (pip install torch), or .safetensors"
+        ) from error
+    except (OSError, RuntimeError) as error:  # PyTorch's own for a folder that is not there
+        raise UserError(f"--out={path}: cannot be written: {error}") from error
+
+
+if __name__ == "__main__":
+    console.run(main)
