@@ -12,9 +12,11 @@ from flax import nnx
 
 from googlenet_jax import models
 from googlenet_jax.config import ModelConfig
+from googlenet_jax.errors import ConfigError
+from googlenet_jax.loss import training_loss
 from googlenet_jax.models import GoogLeNet
 from googlenet_jax.models.googlenet import Inception, Widths
-from googlenet_jax.models.layers import Unit
+from googlenet_jax.models.layers import Unit, resize
 from googlenet_jax.state import create
 
 # The paper's Table 1, typed from DESIGN.md 1.1:
@@ -252,3 +254,85 @@ def test_bfloat16_computes_near_float32_and_keeps_float32():
     # 22 layers of roundings of 2^-9 each, which add up like a walk: about 1 %; five times that.
     error = np.abs(np.asarray(logits) - np.asarray(expected)).max()
     assert 0 < error <= 0.05 * np.abs(expected).max()
+
+
+HEADS = ModelConfig(
+    width_multiplier=1 / 16, stem="7x7", pools="4", batch_norm=False, aux_heads=True
+)
+BELOW_4B = ("conv1", "conv2", "inception3a", "inception3b", "inception4a")
+BELOW_4E = (*BELOW_4B, "inception4b", "inception4c", "inception4d")
+
+
+@functools.cache
+def with_heads():
+    """A network with auxiliary heads, and the gradient of each of its three losses."""
+    state = create(
+        jax.random.key(3), lambda: models.create(HEADS, (32, 32, 3), 10), optax.sgd(0.1), 10
+    )
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), jnp.float32)
+
+    def losses(params):
+        logits, aux_logits, _ = state.apply(params, images, train=True, key=jax.random.key(0))
+        return jnp.stack([jnp.square(each).mean() for each in (logits, *aux_logits)])
+
+    return state, images, jax.jit(jax.jacrev(losses))(state.params)
+
+
+@pytest.mark.parametrize(
+    ("loss", "reached"),
+    [
+        (0, {*BELOW_4E, "inception4e", "inception5a", "inception5b", "fc"}),
+        (1, {*BELOW_4B, "aux1"}),
+        (2, {*BELOW_4E, "aux2"}),
+    ],
+    ids=["main", "aux1", "aux2"],
+)
+def test_what_each_loss_reaches(loss, reached):
+    """The structure, by gradients: aux1's reaches nothing after 4a, aux2's nothing after 4d."""
+    _, _, gradients = with_heads()
+    found = {
+        layer
+        for layer, leaves in gradients.items()
+        if any(np.any(np.asarray(leaf)[loss]) for leaf in jax.tree.leaves(leaves))
+    }
+    assert found == reached
+
+
+def test_evaluation_ignores_the_heads():
+    state, images, _ = with_heads()
+    infer = jax.jit(lambda params: state.apply(params, images, train=False)[:2])
+    logits, aux_logits = infer(state.params)
+    assert aux_logits == ()
+    others = {
+        layer: jax.tree.map(jnp.zeros_like, leaves) if layer.startswith("aux") else leaves
+        for layer, leaves in state.params.items()
+    }
+    assert np.array_equal(logits, infer(others)[0])
+
+
+def test_the_training_loss_weighs_the_heads():
+    """By hand: uniform logits have a loss of log 2 each, and there are two heads."""
+    even, labels = jnp.zeros((3, 2)), jnp.array([0, 1, 1])
+    for heads, weight, expected in ((0, 0.3, 1), (2, 0.3, 1.6), (2, 0.0, 1)):
+        losses = training_loss(even, [even] * heads, labels, weight)
+        assert np.allclose(losses, expected * math.log(2))
+
+
+def test_images_too_small_for_a_network_are_refused():
+    config = ModelConfig(pools="1234", stem="7x7")
+    with pytest.raises(ConfigError, match="too small for this network"):
+        models.create(config, (16, 16, 3), 10)
+    with pytest.raises(ConfigError, match="inception4a's 4x4 pixels"):
+        models.create(ModelConfig(aux_heads=True), (8, 8, 3), 10)
+
+
+def test_images_are_resized_for_the_network():
+    config = ModelConfig(width_multiplier=1 / 16, image_size=16)
+    network = nnx.eval_shape(lambda: models.create(config, (8, 8, 1), 10))
+    assert network.image_size == 16
+    x = jnp.arange(4.0).reshape(1, 2, 2, 1)
+    assert resize(x, 0) is x
+    assert resize(x, 2) is x
+    # Bilinear between pixel centres: 0 1 / 2 3 doubled.
+    row = np.array([0, 0.25, 0.75, 1])
+    assert np.allclose(resize(x, 4)[0, :, :, 0], 2 * row[:, None] + row)

@@ -110,3 +110,18 @@ def test_update_equals_numpy():
             expected[name] = expected[name] - rate * buffers[name]
             # A few float32 roundings of numbers up to about 5.
             assert np.allclose(params[name], expected[name], rtol=0, atol=3e-6), name
+
+
+def test_step_decay_divides_by_ten_at_each_share():
+    found = rates(schedule="step", schedule_per="step", decay_at="0.5,0.75")
+    # Half of 35 steps rounds to 18, three quarters to 26.
+    expected = np.concatenate([np.full(18, 0.1), np.full(8, 0.01), np.full(9, 0.001)])
+    assert np.allclose(found, expected, **close)
+    # By epoch, the first one that begins behind the share.
+    found = rates(schedule="step", decay_at="0.5")
+    assert np.allclose(found, np.repeat([0.1, 0.1, 0.1, 0.01, 0.01], STEPS_PER_EPOCH), **close)
+
+
+def test_a_constant_warmup_is_a_tenth():
+    found = rates(schedule="constant", warmup="constant", warmup_epochs=3 / STEPS_PER_EPOCH)
+    assert np.allclose(found, [0.01] * 3 + [0.1] * (TOTAL - 3), **close)

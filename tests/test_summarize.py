@@ -5,17 +5,15 @@ import json
 import math
 
 import jax
-import numpy as np
 import pytest
 from flax import nnx
 
 import train.summarize
-from googlenet_jax import models, ops
+from googlenet_jax import models
 from googlenet_jax.config import ModelConfig
 from googlenet_jax.errors import ConfigError, DataError, UserError
-from googlenet_jax.models.googlenet import AuxiliaryPool
 from googlenet_jax.models.layers import Linear
-from googlenet_jax.report.layer_table import LEAVES, LayerRow, _work, layer_table, totals
+from googlenet_jax.report.layer_table import LEAVES, LayerRow, layer_table, totals
 
 IMAGENET, CIFAR = ((224, 224, 3), 1000), ((32, 32, 3), 10)
 PAPER = {"stem": "7x7", "pools": "1234", "batch_norm": False}
@@ -123,13 +121,6 @@ def test_order_is_that_of_the_calls():
     heads = [row.name for row in table_of("7x7/2, heads") if row.training_only]
     layers = ("pool", "conv.conv", "fc1", "fc2")
     assert heads == [f"{head}.{layer}" for head in ("aux1", "aux2") for layer in layers]
-
-
-@pytest.mark.parametrize("size", [3, 4, 7, 14])
-def test_adaptive_windows(size):
-    """A multiplication-free count of what `ops.adaptive_means` weighs."""
-    pixels = np.count_nonzero(np.asarray(ops.adaptive_means(size, 4)))
-    assert _work(AuxiliaryPool(True), (size, size, 3), (4, 4, 3)) == (0, 3 * pixels**2)
 
 
 def test_bfloat16_outputs_take_half_the_bytes():

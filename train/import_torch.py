@@ -42,16 +42,15 @@ def main(argv: list[str]) -> None:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     given = flags.parse(rest)[0] if rest else None
 
-    from googlenet_jax.data.cifar import FORMATS
+    from googlenet_jax import data
     from googlenet_jax.interop import torch_weights
 
     file = torch_weights.read(arguments.file)
     config, info = torch_weights.describe(file, arguments.transform_input)
     if given is not None:
         config = given
-        form = FORMATS.get(config.data.name)
-        if form is not None and form.info.num_classes == info.num_classes:
-            info = form.info
+        if not config.data.name.startswith("tfds:"):
+            info = data.describe(config.data)
     summary = write_workdir(arguments.workdir, arguments.file, file, config, info)
     print(
         f"{arguments.file}: {file.layout} layout, {summary['parameters']:,} parameters, "

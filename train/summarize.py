@@ -4,15 +4,8 @@ Takes the settings of `train.main`. It needs neither the data set nor weights, a
 nothing but shapes. What is counted: `googlenet_jax.report.layer_table`.
 """
 
-from typing import TYPE_CHECKING
-
-from googlenet_jax.config import DataConfig
-from googlenet_jax.errors import UserError
 from train import console, flags
 from train.evaluate import Parser
-
-if TYPE_CHECKING:
-    from googlenet_jax.data import DatasetInfo
 
 FORMATS = ("text", "markdown", "json")
 
@@ -30,9 +23,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--format", default="text", choices=FORMATS, help="default: text")
     arguments, settings = parser.parse_known_args(argv)
     config, _ = flags.parse(settings)
-    info = describe(config.data)
 
+    from googlenet_jax import data
     from googlenet_jax.report import layer_table
+
+    info = data.describe(config.data)
 
     rows = layer_table.layer_table(config.model, info.image_shape, info.num_classes)
     render = {
@@ -41,24 +36,6 @@ def main(argv: list[str]) -> None:
         "json": layer_table.to_json,
     }
     print(render[arguments.format](rows))
-
-
-def describe(config: DataConfig) -> "DatasetInfo":
-    """What a network must know of a data set, without reading it.
-
-    Raises:
-      UserError: that stands in the data set alone, or `data.downscale` does not fit its images.
-    """
-    if config.name.startswith("tfds:"):
-        raise UserError(
-            f"data.name={config.name!r}: its images and classes are known only once it is read; "
-            "for the same network on others, pass --config.data.name=cifar10"
-        )
-    # Imported here so that a mistake on the command line is told before JAX has loaded.
-    from googlenet_jax.data import Dataset, cifar, digits
-
-    info = digits.INFO if config.name == "digits" else cifar.FORMATS[config.name].info
-    return Dataset(info, splits={}, provenance={}).downscaled(config.downscale).info
 
 
 if __name__ == "__main__":

@@ -46,6 +46,21 @@ def load(config: DataConfig, seed: int) -> Dataset:
     return dataset
 
 
+def describe(config: DataConfig) -> DatasetInfo:
+    """What a network must know of a data set, without reading it.
+
+    Raises:
+      DataError: that stands in the data set alone, or `data.downscale` does not fit its images.
+    """
+    if config.name.startswith("tfds:"):
+        raise DataError(
+            f"data.name={config.name!r}: its images and classes are known only once it is read; "
+            "for the same network on others, pass --config.data.name=cifar10"
+        )
+    info = digits.INFO if config.name == "digits" else cifar.FORMATS[config.name].info
+    return Dataset(info, splits={}, provenance={}).downscaled(config.downscale).info
+
+
 class _Source(NamedTuple):
     """A place where a set was found.
 

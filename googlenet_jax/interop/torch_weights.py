@@ -229,14 +229,14 @@ def import_into(params: PyTree, batch_stats: PyTree, file: TorchFile) -> tuple[P
             return None
         return from_torch(keys, value, channels)
 
-    found = jax.tree_util.tree_map_with_path(take, (params, batch_stats))
+    found = [jax.tree_util.tree_map_with_path(take, tree) for tree in (params, batch_stats)]
     faults = {"missing": missing, "surplus": sorted(left), "misshapen": misshapen}
     if any(faults.values()):
         raise DataError(
             "the tensors do not fit the network: "
             + "; ".join(f"{len(n)} {kind}: {', '.join(n)}" for kind, n in faults.items() if n)
         )
-    return *found, steps
+    return found[0], found[1], steps
 
 
 def describe(file: TorchFile, transform_input: bool) -> tuple[Config, DatasetInfo]:

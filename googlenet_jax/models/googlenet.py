@@ -102,10 +102,10 @@ class AuxiliaryPool(nnx.Module):
 
     def __call__(self, x: Images) -> Features:
         """The means."""
-        rows, columns = (jnp.asarray(self._means(size), x.dtype) for size in x.shape[1:3])
+        rows, columns = (jnp.asarray(self.means(size), x.dtype) for size in x.shape[1:3])
         return jnp.einsum("oh,bhwc,pw->bopc", rows, x, columns, precision=self.precision)
 
-    def _means(self, size: int) -> Float[np.ndarray, "out_size size"]:
+    def means(self, size: int) -> Float[np.ndarray, "out_size size"]:
         """The matrix that averages `size` pixels into the outputs."""
         out = np.arange(self.out_size(size))[:, None]
         start, end = 3 * out, 3 * out + 5

@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from googlenet_jax import models
@@ -255,16 +256,5 @@ def _work(
         return 0, 2 * outputs
     if isinstance(layer, MaxPool):
         return 0, outputs * (layer.window**2 - 1)
-    rows, columns = (
-        _pixels_averaged(layer, *sizes)
-        for sizes in zip(input_shape[:2], output_shape[:2], strict=True)
-    )
+    rows, columns = (int(np.count_nonzero(layer.means(size))) for size in input_shape[:2])
     return 0, rows * columns * output_shape[2]
-
-
-def _pixels_averaged(pool: AuxiliaryPool, size: int, out_size: int) -> int:
-    """The sum of the windows' sizes along one side."""
-    if not pool.adaptive:
-        return 5 * out_size
-    # The ends of `ops.adaptive_means`' windows.
-    return sum(-(-(i + 1) * size // out_size) - i * size // out_size for i in range(out_size))

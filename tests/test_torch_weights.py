@@ -1,0 +1,241 @@
+"""Weights from PyTorch and back: the same tensors to the bit, the same logits, clear refusals."""
+
+import json
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import googlenet_jax
+from googlenet_jax.errors import CheckpointError, UserError
+from googlenet_jax.interop import torch_weights
+from googlenet_jax.models.googlenet import AUX_SIDE
+from train import evaluate, export_torch, import_torch
+from train import main as train_main
+
+torch = pytest.importorskip("torch")
+import torch_networks  # noqa: E402
+
+WIDTH = 1 / 16
+ARTICLE = {
+    "row 1": {"stem": 7, "pools": "4", "head_side": AUX_SIDE, "bn": False},
+    "row 3": {"bn": False},
+    "row 8": {},
+    "row 8, heads": {"stem": 7, "pools": "4", "head_side": AUX_SIDE},
+}
+TORCHVISION = {
+    "stem": 7,
+    "reduce": True,
+    "pools": "1234",
+    "pool4": 2,
+    "five": 3,
+    "eps": 1e-3,
+    "bias": False,
+    "torchvision": True,
+    "head_side": AUX_SIDE,
+    "adaptive": True,
+}
+
+
+def trained(network, size):
+    """Two steps of SGD, so that statistics, counters and biases are not the initial ones."""
+    torch.manual_seed(0)
+    sgd = torch.optim.SGD(network.train().parameters(), 1e-3)
+    for _ in range(2):
+        outputs = network(torch.randn(4, 3, size, size))
+        loss = outputs[0] if isinstance(outputs, tuple) else outputs
+        loss.square().mean().backward()
+        sgd.step()
+    return network.eval()
+
+
+def article(name):
+    return trained(torch_networks.GoogLeNet(10, WIDTH, **ARTICLE[name]), 32)
+
+
+def run_import(file, workdir, *arguments):
+    import_torch.main([str(file), "--workdir", str(workdir), *arguments])
+
+
+@pytest.mark.parametrize("name", ARTICLE)
+def test_the_article_s_checkpoint_comes_back_unchanged(tmp_path, name, capsys):
+    net = article(name).state_dict()
+    torch.save({"net": net, "acc": 95.16, "epoch": 97}, tmp_path / "ckpt.pth")
+    run_import(tmp_path / "ckpt.pth", tmp_path / "run")
+    assert "article layout" in capsys.readouterr().out
+    out = tmp_path / "again.pth"
+    export_torch.main(["--workdir", str(tmp_path / "run"), "--out", str(out)])
+    again = torch.load(out, weights_only=True)
+    assert (again.pop("acc"), again.pop("epoch")) == (95.16, 97)
+    (found,) = again.values()
+    assert found.keys() == net.keys()
+    for tensor, expected in net.items():
+        assert found[tensor].dtype == expected.dtype, tensor
+        assert torch.equal(found[tensor], expected), tensor
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["weights"]["source"] == "ckpt.pth"
+    assert summary["weights"]["imported"] == {"layout": "article", "acc": 95.16, "epoch": 97}
+
+
+def images(size):
+    return np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
+
+
+def torch_logits(network, pixels, mean, std):
+    x = (pixels.astype(np.float64) / 255 - mean) / std
+    with torch.inference_mode():
+        return network.double()(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
+
+
+CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+HALF, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize(
+    ("build", "classes", "size", "arguments", "normalisation", "layout"),
+    [
+        (lambda: article("row 8"), 10, 32, [], CIFAR, "article"),
+        (
+            lambda: trained(torch_networks.ZooGoogLeNet(10, WIDTH), 32),
+            10,
+            32,
+            [],
+            CIFAR,
+            "zoo",
+        ),
+        (
+            lambda: trained(torch_networks.GoogLeNet(7, WIDTH, **TORCHVISION), 224),
+            7,
+            224,
+            [],
+            HALF,
+            "torchvision",
+        ),
+        (
+            lambda: trained(torch_networks.GoogLeNet(7, WIDTH, **TORCHVISION), 224),
+            7,
+            224,
+            ["--no-transform-input"],
+            IMAGENET,
+            "torchvision",
+        ),
+    ],
+    ids=["article", "zoo", "torchvision", "torchvision without transform_input"],
+)
+def test_logits_are_pytorch_s(
+    tmp_path, capsys, build, classes, size, arguments, normalisation, layout
+):
+    network = build()
+    # As a network that DataParallel wrapped saves itself.
+    state = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save(state, tmp_path / "net.pth")
+    run_import(tmp_path / "net.pth", tmp_path / "run", *arguments)
+    assert f"{layout} layout" in capsys.readouterr().out
+    model = googlenet_jax.load(tmp_path / "run")
+    assert model.info.num_classes == classes
+    expected = torch_logits(network, images(size), *normalisation)
+    found = np.asarray(model.logits(images(size)))
+    # Some sixty roundings to float32 in a row, see parity.py.
+    assert np.linalg.norm(found - expected) <= 4e-6 * np.linalg.norm(expected)
+
+
+def test_imported_weights_are_evaluated_and_started_from_but_not_resumed(tmp_path, capsys):
+    """A network for the digits, which any install can evaluate."""
+    network = trained(torch_networks.GoogLeNet(10, WIDTH), 16)
+    first = torch_networks.Unit(1, 4, 3)
+    network.conv1.conv = first.conv  # one channel
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    setting = ["--config=digits", f"--config.model.width_multiplier={WIDTH}"]
+    run_import(tmp_path / "net.pth", tmp_path / "run", *setting)
+    evaluate.main(["--workdir", str(tmp_path / "run")])
+    assert "355 images" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match=r"imported weights.*init_from="):
+        train_main.main([*setting, "--workdir", str(tmp_path / "run")])
+    short = [*setting, "--config.train.steps=1", "--config.train.batch_size=8"]
+    before = googlenet_jax.load(tmp_path / "run").state.params
+    short += [
+        f"--config.train.init_from={tmp_path / 'run'}",
+        "--config.optimizer.learning_rate=1e-9",
+    ]
+    train_main.main([*short, "--workdir", str(tmp_path / "next")])
+    after = googlenet_jax.load(tmp_path / "next").state.params
+    assert np.allclose(before["conv2"]["conv"]["kernel"], after["conv2"]["conv"]["kernel"])
+
+
+def test_missing_surplus_and_misshapen_tensors_are_listed(tmp_path):
+    net = article("row 8").state_dict()
+    net["extra"] = torch.zeros(2)
+    del net["inception4c.branch2.1.conv.weight"]
+    net["conv2.bn.weight"] = torch.zeros(5)
+    torch.save(net, tmp_path / "net.pth")
+    with pytest.raises(UserError) as caught:
+        run_import(tmp_path / "net.pth", tmp_path / "run")
+    message = str(caught.value)
+    assert "1 missing: inception4c.branch2.1.conv.weight" in message
+    assert "1 surplus: extra" in message
+    assert "1 misshapen: conv2.bn.weight (5,) instead of (12,)" in message
+    assert not (tmp_path / "run").exists()
+
+
+class Hostile:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read"),
+        (b"no pickle at all", "cannot be read"),
+        (pickle.dumps(Hostile()), "cannot be read"),
+        ({"net": Hostile()}, "cannot be read"),
+        ([1, 2], "holds a list, not a state dict"),
+        ({"weight": torch.zeros(2)}, "no state dict of a GoogLeNet .* such as weight"),
+        ({"conv3.conv.weight": torch.zeros(2)}, "it has no conv1.conv.weight and fc.weight"),
+    ],
+    ids=["empty", "text", "pickle", "hostile", "list", "other", "headless"],
+)
+def test_other_files_are_refused_and_not_run(tmp_path, capsys, content, message):
+    path = tmp_path / "net.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=message):
+        run_import(path, tmp_path / "run")
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_safetensors_need_no_torch(tmp_path, monkeypatch):
+    network = article("row 3")
+    tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    safetensors.numpy.save_file(tensors, tmp_path / "net.safetensors")
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    run_import(tmp_path / "net.safetensors", tmp_path / "run")
+    out = ["--workdir", str(tmp_path / "run"), "--out"]
+    export_torch.main([*out, str(tmp_path / "again.safetensors")])
+    again = safetensors.numpy.load_file(tmp_path / "again.safetensors")
+    assert again.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert np.array_equal(again[name], value), name
+    with pytest.raises(UserError, match="needs PyTorch"):
+        export_torch.main([*out, str(tmp_path / "again.pth")])
+    with pytest.raises(UserError, match="needs PyTorch"):
+        torch_weights.read(tmp_path / "net.pth")
+
+
+def test_a_directory_with_a_run_is_not_overwritten(tmp_path):
+    torch.save(article("row 3").state_dict(), tmp_path / "net.pth")
+    run_import(tmp_path / "net.pth", tmp_path / "run")
+    with pytest.raises(UserError, match="holds a run"):
+        run_import(tmp_path / "net.pth", tmp_path / "run")
+    with pytest.raises(UserError, match="unrecognized arguments: --frobnicate"):
+        run_import(tmp_path / "net.pth", tmp_path / "other", "--frobnicate")
+    with pytest.raises(UserError, match="cannot be written"):
+        export_torch.main(
+            ["--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "no" / "net.pth")]
+        )
