@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.torch_googlenet import GoogLeNet
+from benchmarks.torch_networks import GoogLeNet
 from googlenet_jax import optimizer, preprocess, state, step
 from googlenet_jax.config import Config
 from googlenet_jax.data import Arrays, epoch_order
@@ -110,7 +110,8 @@ def torch_contender(
 
     def forward() -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-            return call(images)
+            outputs = call(images)
+        return outputs[0] if training else outputs
 
     def take_steps(number: int) -> None:
         for _ in range(number):

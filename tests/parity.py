@@ -69,7 +69,7 @@ class Case:
 
     Attributes:
       model: of this project; dropout is set to 0.
-      torch: class in `torch_networks` and its arguments.
+      torch: class in `benchmarks.torch_networks` and its arguments.
       size: side of the images.
       learning_rate: at which ten steps stay finite and are not chaotic: at row 8's 0.1 a
         difference of 1e-9 has grown to 0.1 by then.
@@ -255,8 +255,9 @@ def run_jax(name: str, dtype: str) -> Result:
 def run_torch(name: str, dtype: str) -> Result:
     """The same of PyTorch."""
     import torch
-    import torch_networks
     from torch.nn import functional
+
+    from benchmarks import torch_networks
 
     case = CASES[name]
     _, params, stats, images, labels = draw(case)

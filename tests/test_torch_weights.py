@@ -16,7 +16,7 @@ from train import evaluate, export_torch, import_torch
 from train import main as train_main
 
 torch = pytest.importorskip("torch")
-import torch_networks  # noqa: E402
+from benchmarks import torch_networks  # noqa: E402
 
 WIDTH = 1 / 16
 ARTICLE = {

@@ -1,6 +1,7 @@
 """What the programs share at their edges: exit statuses, signals, progress on the terminal."""
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,10 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Runs a program to its exit: 0 done, 2 the user's input is wrong, 1 the run failed."""
     try:
         main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except UserError as error:
         _fail(error, 2)
     except TrainingError as error:

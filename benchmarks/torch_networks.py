@@ -1,7 +1,9 @@
 """The article's networks, and those that it compares with, in PyTorch, from their descriptions.
 
-They share no code with `googlenet_jax`, their table of widths included, and their modules carry
-the names of the code that they stand for: the article's, torchvision's, the CIFAR zoo's.
+The yardstick for correctness (`tests/parity.py`) and for speed (`benchmarks/compare.py`). They
+share no code with `googlenet_jax`, the table of widths included, and their modules carry the
+names of the code that they stand for: the article's, torchvision's, the CIFAR zoo's. Images are
+NCHW and initial weights PyTorch's defaults.
 """
 
 import torch
@@ -23,10 +25,12 @@ TABLE = {
 
 
 def scaled(channels: int, width: float) -> int:
+    """A channel count under a width multiplier."""
     return max(1, round(channels * width))
 
 
 def scaled_table(width: float) -> dict[str, list[int]]:
+    """The paper's table under a width multiplier."""
     return {block: [scaled(n, width) for n in row] for block, row in TABLE.items()}
 
 
@@ -40,6 +44,7 @@ class Unit(nn.Module):
             self.bn = nn.BatchNorm2d(out_channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The unit's response."""
         x = self.conv(x)
         return functional.relu(self.bn(x) if hasattr(self, "bn") else x)
 
@@ -63,6 +68,7 @@ class Inception(nn.Module):
         self.out_channels = one + three + out5 + proj
 
     def forward(self, x: Tensor) -> Tensor:
+        """The four branches' channels."""
         return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], 1)
 
 
@@ -78,6 +84,7 @@ class Head(nn.Module):
         self.dropout, self.adaptive = dropout, adaptive
 
     def forward(self, x: Tensor) -> Tensor:
+        """The head's logits."""
         if self.adaptive:
             x = functional.adaptive_avg_pool2d(x, 4)
         else:
@@ -147,7 +154,8 @@ class GoogLeNet(nn.Module):
         window = self.pool4 if number == 4 else 3
         return functional.max_pool2d(x, window, stride=2, ceil_mode=True)
 
-    def forward(self, x: Tensor):
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Logits; in training, a tuple of them and the heads'."""
         heads = []
         x = self._pool(1, self.conv1(x))
         for name in self.stem:
@@ -186,6 +194,7 @@ class ZooInception(nn.Module):
         self.out_channels = one + three + out5 + proj
 
     def forward(self, x: Tensor) -> Tensor:
+        """The four branches' channels."""
         return torch.cat([self.b1(x), self.b2(x), self.b3(x), self.b4(x)], 1)
 
 
@@ -206,6 +215,7 @@ class ZooGoogLeNet(nn.Module):
         self.linear = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
         x = self.pre_layers(x)
         for block in TABLE:
             if block in ("4a", "5a"):
@@ -229,6 +239,7 @@ class PreActBlock(nn.Module):
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The input plus what the block adds to it."""
         active = functional.relu(self.bn1(x))
         y = self.conv1(active)
         y = self.conv2(functional.relu(self.bn2(y)))
@@ -256,6 +267,7 @@ class PreActResNet(nn.Module):
         self.fc = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
         x = self.conv1(x)
         for name in self.order:
             x = getattr(self, name)(x)
