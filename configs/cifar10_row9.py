@@ -8,9 +8,9 @@ is divided by 10 at 32,000 and 48,000 (the schedule of the authors' paper of 201
 in the first 400. Pad 4 with zeros, random crop, random mirror; no dropout.
 
 Deviations: the published runs had two GPUs with 64 images each, and BatchNorm by GPU; here it
-sees all 128. Initial weights are uniform with the variance of the authors' normal ones. An epoch
-leaves out its incomplete last batch (390 steps instead of 391). Images are normalised by row 8's
-mean and deviation.
+sees all 128. Initial weights of convolutions are uniform with the variance of the authors' normal
+ones, those of the classifier are the article's. An epoch leaves out its incomplete last batch
+(390 steps instead of 391). Images are normalised by row 8's mean and deviation.
 """
 
 from googlenet_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig

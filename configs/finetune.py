@@ -1,12 +1,13 @@
 """Fine-tunes torchvision's ImageNet weights on CIFAR-10, whose images are resized to 224x224.
 
     python -m train.import_torch googlenet-1378be20.pth --workdir runs/torchvision
-    python -m train.main --config configs/finetune.py --config.train.init_from=runs/torchvision \
-        --config.data.path=cifar-10-binary.tar.gz
+    python -m train.main --config configs/finetune.py --config.data.path=cifar-10-binary.tar.gz
 
 The network is torchvision's: 1x1 reduction before conv2, one 3x3 where the paper has 5x5, a 2x2
 maxpool4, BatchNorm with an epsilon of 1e-3, no bias in convolutions, dropout 0.2. The classifier
-is new. SGD 0.01 with a cosine, 10 epochs, batch 64: not tuned, and not run yet.
+is new. SGD 0.01 with a cosine, 10 epochs, batch 64: not tuned, and not run yet. Deviation: images
+are normalised by CIFAR-10's mean and deviation, and not scaled to -1..1 as those that the weights
+were made for; conv1's BatchNorm absorbs the factor.
 """
 
 from googlenet_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
@@ -27,5 +28,5 @@ def get_config() -> Config:
             dropout_rate=0.2,
         ),
         optimizer=OptimizerConfig(learning_rate=0.01),
-        train=TrainConfig(batch_size=64, epochs=10),
+        train=TrainConfig(batch_size=64, epochs=10, init_from="runs/torchvision"),
     )

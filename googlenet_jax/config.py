@@ -8,6 +8,7 @@ int, float, str and bool, with 0 or "" for "not set", because the command line's
 
 import dataclasses
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -270,6 +271,17 @@ class EvalConfig:
     batch_size: int = _option(250, "images a step of evaluation", minimum=1, below=10**6)
 
 
+NEEDS = {
+    "model.aux_pool": "model.aux_heads",
+    "model.aux_dropout_rate": "model.aux_heads",
+    "train.aux_loss_weight": "model.aux_heads",
+    "model.bn_epsilon": "model.batch_norm",
+    "model.bn_momentum": "model.batch_norm",
+    "optimizer.warmup": "optimizer.warmup_epochs",
+}
+"""Settings that mean something only where another one is on."""
+
+
 @dataclasses.dataclass(slots=True)
 class Config:
     """A whole run."""
@@ -322,10 +334,18 @@ class Config:
     def _check_together(self) -> None:
         """Refuses values that are allowed each by itself, but not beside each other."""
         model, optimizer = self.model, self.optimizer
+        values = {name: value for name, _, value in self.options()}
+        for name, field, value in self.options():
+            other = NEEDS.get(name, name)
+            if value != field.default and other != name and not values[other]:
+                raise ConfigError(f"{name}={value!r}: means nothing with {other}={values[other]!r}")
         if (model.depth - 2) % 9:
             raise ConfigError(f"model.depth={model.depth}: must be 9 n + 2, such as 11, 20 or 164")
         if model.stem == "single" and model.conv2_reduce:
             raise ConfigError("model.conv2_reduce=True: model.stem='single' has no conv2")
+        shares = [float(share) for share in optimizer.decay_at.split(",") if share]
+        if any(a >= b for a, b in itertools.pairwise([0.0, *shares])):
+            raise ConfigError(f"optimizer.decay_at={optimizer.decay_at!r}: must rise, from above 0")
         if (optimizer.schedule == "step") != bool(optimizer.decay_at):
             raise ConfigError(
                 f"optimizer.decay_at={optimizer.decay_at!r}: optimizer.schedule='step' needs it, "

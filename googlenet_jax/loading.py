@@ -3,12 +3,11 @@
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from googlenet_jax import optimizer, state
 from googlenet_jax.augment import normalize
@@ -18,6 +17,8 @@ from googlenet_jax.data import DatasetInfo
 from googlenet_jax.errors import CheckpointError, UserError
 from googlenet_jax.state import TrainState
 from googlenet_jax.workdir import CHECKPOINTS, read_config
+
+HEADS = {"aux1", "aux2"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,32 +107,25 @@ def start_from(fresh: TrainState, workdir: str) -> TrainState:
         source = load_model(Path(workdir), "best").state
     except UserError as error:
         raise CheckpointError(f"train.init_from={workdir!r}: {error}") from error
-    misfits: list[str] = []
-
-    def take(path: tuple[Any, ...], own: Array, given: PyTree) -> Array:
-        try:
-            found = functools.reduce(lambda node, key: node[key.key], path, given)
-        except KeyError:
-            found = None
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        if found is not None and found.shape == own.shape:
-            return found
-        if name not in classifiers:
-            misfits.append(name)
-        return own
-
-    num_classes = [len(state.params["fc"]["bias"]) for state in (fresh, source)]
-    layers = ("fc", "aux1.fc2", "aux2.fc2") if num_classes[0] != num_classes[1] else ()
-    classifiers = [f"{layer}.{leaf}" for layer in layers for leaf in ("kernel", "bias")]
-    params = jax.tree_util.tree_map_with_path(
-        functools.partial(take, given=source.params), fresh.params
+    params, batch_stats = (
+        {name: layer for name, layer in tree.items() if name in own or name not in HEADS}
+        for tree, own in ((source.params, fresh.params), (source.batch_stats, fresh.batch_stats))
     )
-    batch_stats = jax.tree_util.tree_map_with_path(
-        functools.partial(take, given=source.batch_stats), fresh.batch_stats
-    )
+    if source.params["fc"]["bias"].shape != fresh.params["fc"]["bias"].shape:
+        params["fc"] = fresh.params["fc"]
+        for head in HEADS & params.keys():
+            params[head] = {**params[head], "fc2": fresh.params[head]["fc2"]}
+    shapes = [
+        {
+            jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in ((params, batch_stats), (fresh.params, fresh.batch_stats))
+    ]
+    misfits = sorted(dict(shapes[0].items() ^ shapes[1].items()))
     if misfits:
         raise CheckpointError(
-            f"train.init_from={workdir!r}: another network; {len(misfits)} arrays of this one "
-            f"do not fit, first {misfits[0]}"
+            f"train.init_from={workdir!r}: another network; {len(misfits)} arrays do not fit, "
+            f"first {misfits[0].partition('.')[2]}"
         )
     return fresh.replace(params=params, batch_stats=batch_stats)

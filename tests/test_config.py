@@ -8,7 +8,7 @@ import pkgutil
 import pytest
 
 import configs
-from googlenet_jax.config import Config
+from googlenet_jax.config import NEEDS, Config
 from googlenet_jax.errors import ConfigError
 
 
@@ -120,6 +120,9 @@ def test_round_trip_through_json_keeps_every_field(name):
         config.model.name = only
     if name in ("optimizer.schedule", "optimizer.decay_at"):  # the one needs the other
         config.optimizer.schedule, config.optimizer.decay_at = "step", "0.5,0.75"
+    if NEEDS.get(name) == "model.aux_heads":
+        config.model.aux_heads = True
+    config.optimizer.warmup_epochs += name == "optimizer.warmup"
     again = Config.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert again != Config()
@@ -137,6 +140,15 @@ def test_round_trip_through_json_keeps_every_field(name):
         ({"model.stem": "single", "model.conv2_reduce": True}, "'single' has no conv2"),
         ({"optimizer.schedule": "step"}, "optimizer.decay_at='': .*'step' needs it"),
         ({"optimizer.decay_at": "0.5"}, "optimizer.decay_at='0.5': .*the schedule is 'cosine'"),
+        ({"model.aux_pool": "adaptive"}, "means nothing with model.aux_heads=False"),
+        ({"train.aux_loss_weight": 0.1}, "means nothing with model.aux_heads=False"),
+        (
+            {"model.batch_norm": False, "model.bn_epsilon": 1e-3},
+            "means nothing with model.batch_norm=False",
+        ),
+        ({"optimizer.warmup": "constant"}, "means nothing with optimizer.warmup_epochs=0.0"),
+        ({"optimizer.schedule": "step", "optimizer.decay_at": ".5,.5"}, "must rise"),
+        ({"optimizer.schedule": "step", "optimizer.decay_at": ".0"}, "must rise, from above 0"),
         ({"optimizer.decay_at": "1.5"}, "optimizer.decay_at='1.5': must be such as 0.5,0.75"),
     ],
 )

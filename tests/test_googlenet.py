@@ -326,10 +326,19 @@ def test_images_too_small_for_a_network_are_refused():
         models.create(ModelConfig(aux_heads=True), (8, 8, 3), 10)
 
 
+@pytest.mark.parametrize("aux_pool", ["5x5/3", "adaptive"])
+def test_heads_take_images_that_are_no_squares(aux_pool):
+    config = ModelConfig(width_multiplier=1 / 16, aux_heads=True, aux_pool=aux_pool)
+
+    def run(x):
+        return models.create(config, (16, 32, 3), 10)(x, train=True, key=jax.random.key(0))
+
+    with jax.numpy_dtype_promotion("standard"):
+        logits, heads = nnx.eval_shape(run, jax.ShapeDtypeStruct((2, 16, 32, 3), jnp.float32))
+    assert [each.shape for each in (logits, *heads)] == [(2, 10)] * 3
+
+
 def test_images_are_resized_for_the_network():
-    config = ModelConfig(width_multiplier=1 / 16, image_size=16)
-    network = nnx.eval_shape(lambda: models.create(config, (8, 8, 1), 10))
-    assert network.image_size == 16
     x = jnp.arange(4.0).reshape(1, 2, 2, 1)
     assert resize(x, 0) is x
     assert resize(x, 2) is x

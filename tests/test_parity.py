@@ -43,5 +43,5 @@ def test_float64(name):
 @pytest.mark.parametrize("name", parity.CASES)
 def test_float32(name):
     found, exact = parity.run_jax(name, "float32"), parity.run_torch(name, "float64")
-    for quantity, tolerance in parity.FLOAT32_TOLERANCES.items():
+    for quantity, tolerance in parity.CASES[name].float32_tolerances.items():
         assert parity.distance(found, exact, quantity) <= tolerance, quantity

@@ -1,18 +1,26 @@
 """Weights from PyTorch and back: the same tensors to the bit, the same logits, clear refusals."""
 
+import dataclasses
 import json
 import pickle
 import sys
 
+import jax
 import numpy as np
+import parity
 import pytest
 import safetensors.numpy
 
 import googlenet_jax
+from googlenet_jax import optimizer, state
+from googlenet_jax.config import Config
+from googlenet_jax.data.cifar import CIFAR10
 from googlenet_jax.errors import CheckpointError, UserError
 from googlenet_jax.interop import torch_weights
+from googlenet_jax.loading import start_from
 from googlenet_jax.models.googlenet import AUX_SIDE
-from train import evaluate, export_torch, import_torch
+from googlenet_jax.workdir import read_config
+from train import evaluate, export_torch, flags, import_torch
 from train import main as train_main
 
 torch = pytest.importorskip("torch")
@@ -24,18 +32,6 @@ ARTICLE = {
     "row 3": {"bn": False},
     "row 8": {},
     "row 8, heads": {"stem": 7, "pools": "4", "head_side": AUX_SIDE},
-}
-TORCHVISION = {
-    "stem": 7,
-    "reduce": True,
-    "pools": "1234",
-    "pool4": 2,
-    "five": 3,
-    "eps": 1e-3,
-    "bias": False,
-    "torchvision": True,
-    "head_side": AUX_SIDE,
-    "adaptive": True,
 }
 
 
@@ -106,7 +102,7 @@ HALF, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224
             "zoo",
         ),
         (
-            lambda: trained(torch_networks.GoogLeNet(7, WIDTH, **TORCHVISION), 224),
+            lambda: trained(torch_networks.GoogLeNet(7, WIDTH, **parity.TORCHVISION), 224),
             7,
             224,
             [],
@@ -114,7 +110,7 @@ HALF, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224
             "torchvision",
         ),
         (
-            lambda: trained(torch_networks.GoogLeNet(7, WIDTH, **TORCHVISION), 224),
+            lambda: trained(torch_networks.GoogLeNet(7, WIDTH, **parity.TORCHVISION), 224),
             7,
             224,
             ["--no-transform-input"],
@@ -189,8 +185,8 @@ class Hostile:
     [
         (b"", "cannot be read"),
         (b"no pickle at all", "cannot be read"),
-        (pickle.dumps(Hostile()), "cannot be read"),
-        ({"net": Hostile()}, "cannot be read"),
+        (pickle.dumps(Hostile()), "more than tensors"),
+        ({"net": Hostile()}, "more than tensors"),
         ([1, 2], "holds a list, not a state dict"),
         ({"weight": torch.zeros(2)}, "no state dict of a GoogLeNet .* such as weight"),
         ({"conv3.conv.weight": torch.zeros(2)}, "it has no conv1.conv.weight and fc.weight"),
@@ -228,14 +224,128 @@ def test_safetensors_need_no_torch(tmp_path, monkeypatch):
         torch_weights.read(tmp_path / "net.pth")
 
 
-def test_a_directory_with_a_run_is_not_overwritten(tmp_path):
-    torch.save(article("row 3").state_dict(), tmp_path / "net.pth")
-    run_import(tmp_path / "net.pth", tmp_path / "run")
-    with pytest.raises(UserError, match="holds a run"):
-        run_import(tmp_path / "net.pth", tmp_path / "run")
-    with pytest.raises(UserError, match="unrecognized arguments: --frobnicate"):
-        run_import(tmp_path / "net.pth", tmp_path / "other", "--frobnicate")
+def test_what_the_programs_refuse(tmp_path):
+    file = tmp_path / "net.pth"
+    torch.save(article("row 3").state_dict(), file)
+    run_import(file, tmp_path / "run")
+    with pytest.raises(UserError, match="is not empty"):
+        run_import(file, tmp_path / "run")
     with pytest.raises(UserError, match="cannot be written"):
-        export_torch.main(
-            ["--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "no" / "net.pth")]
-        )
+        run_import(file, tmp_path / ("x" * 300))
+    with pytest.raises(UserError, match="unrecognized arguments: --frobnicate"):
+        run_import(file, tmp_path / "other", "--frobnicate")
+    for out in ("net.pth", "net.safetensors"):
+        with pytest.raises(UserError, match="cannot be written"):
+            export_torch.main(
+                ["--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "no" / out)]
+            )
+
+
+def test_the_zoo_s_network_goes_back_to_the_zoo(tmp_path):
+    net = trained(torch_networks.ZooGoogLeNet(10, WIDTH), 32).state_dict()
+    torch.save(net, tmp_path / "net.pth")
+    run_import(tmp_path / "net.pth", tmp_path / "run")
+    export_torch.main(["--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "again.pth")])
+    again = torch.load(tmp_path / "again.pth", weights_only=True)["net"]
+    assert again.keys() == net.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in net.items())
+
+
+def saved(path, tensors):
+    if path.suffix == ".safetensors":
+        safetensors.numpy.save_file({n: t.detach().numpy() for n, t in tensors.items()}, path)
+    else:
+        torch.save(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+def test_half_precision_is_taken_as_float32(tmp_path, name):
+    net = {n: t.half() for n, t in article("row 3").state_dict().items()}
+    file = torch_weights.read(saved(tmp_path / name, net))
+    for tensor, value in net.items():
+        assert file.tensors[tensor].dtype == np.float32
+        assert np.array_equal(file.tensors[tensor], value.float().numpy())
+
+
+def test_parameters_that_require_gradients_are_read(tmp_path):
+    net = dict(article("row 3").named_parameters())
+    file = torch_weights.read(saved(tmp_path / "net.pth", net))
+    assert file.tensors.keys() == net.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda net: net | {"x.num_batches_tracked": torch.zeros(2, dtype=torch.int64)},
+            "no weight",
+        ),
+        (lambda net: net | {"x.num_batches_tracked": torch.tensor(2**31)}, "no weight"),
+        (lambda net: net | {"fc.weight": torch.zeros(10, 64, dtype=torch.int8)}, "no weight"),
+        (lambda net: net | {"fc.weight": torch.tensor(1.0)}, "no conv1.conv.weight and fc.weight"),
+        (lambda net: net | {"fc.weight": torch.zeros(0, 64)}, "no conv1.conv.weight and fc.weight"),
+        (lambda net: net | {"fc.weight": torch.zeros(43, 64)}, "43 classes.*--config"),
+        (lambda net: net | {"conv1.conv.weight": torch.zeros(4, 1, 3, 3)}, "1 channels.*--config"),
+        (lambda net: {0: torch.zeros(1)}, "not a state dict"),
+        (lambda net: {"net": net, "acc": np.float64(3)}, "more than tensors and numbers"),
+    ],
+)
+def test_state_dicts_that_are_no_network_s(tmp_path, change, message):
+    net = {name: torch.zeros(1) for name in ("inception3a.branch1.conv.weight", "fc.bias")}
+    net |= {"conv1.conv.weight": torch.zeros(4, 3, 3, 3), "fc.weight": torch.zeros(10, 64)}
+    path = saved(tmp_path / "net.pth", change(net))
+    with pytest.raises(UserError, match=message):
+        torch_weights.describe(torch_weights.read(path), transform_input=True)
+
+
+def test_settings_change_what_was_found(tmp_path, capsys):
+    """Written apart or joined, as for `train.main`."""
+    torch.save(article("row 3").state_dict(), tmp_path / "net.pth")
+    run_import(tmp_path / "net.pth", tmp_path / "run", "--config.data.unofficial", "True")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["data"]["unofficial"]
+    assert not config["model"]["batch_norm"]
+    narrow = ["--config.model.width_multiplier", str(WIDTH)]
+    run_import(tmp_path / "net.pth", tmp_path / "two", "--config", "cifar10_row4", *narrow)
+    config = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert config["optimizer"]["learning_rate"] == 1e-4
+
+
+def test_torchvision_s_weights_start_a_fine_tuning(tmp_path):
+    """`configs/finetune.py`'s network is the one that is found, but for the heads."""
+    network = trained(torch_networks.GoogLeNet(1000, WIDTH, **parity.TORCHVISION), 224)
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    run_import(tmp_path / "net.pth", tmp_path / "run")
+    found = read_config(tmp_path / "run").model
+    assert found.aux_heads
+    found.aux_heads, found.aux_pool, found.image_size = False, "5x5/3", 224
+    narrow = f"--config.model.width_multiplier={WIDTH}"
+    config, _ = flags.parse(["--config=finetune", narrow])
+    assert config.model == found
+
+    def fresh(model, classes):
+        info = dataclasses.replace(CIFAR10.info, class_names=tuple(map(str, range(classes))))
+        schedule = optimizer.create_schedule(config.optimizer, 1, 1)
+        return state.initialize(jax.random.key(1), Config(model=model), info, schedule)
+
+    own = fresh(config.model, 10)
+    started = start_from(own, str(tmp_path / "run"))
+    given = googlenet_jax.load(tmp_path / "run").state
+    assert np.array_equal(
+        started.params["conv1"]["conv"]["kernel"], given.params["conv1"]["conv"]["kernel"]
+    )
+    assert np.array_equal(
+        started.batch_stats["conv1"]["bn"]["var"], given.batch_stats["conv1"]["bn"]["var"]
+    )
+    assert np.array_equal(started.params["fc"]["kernel"], own.params["fc"]["kernel"])
+    assert "aux1" not in started.params
+    # A network that has more than this one, or less, is another one.
+    for change in (
+        {"batch_norm": False, "bn_epsilon": 1e-5},
+        {"conv2_reduce": False},
+        {"conv_bias": True},
+    ):
+        other = dataclasses.replace(config.model, **change)
+        with pytest.raises(CheckpointError, match="another network"):
+            start_from(fresh(other, 10), str(tmp_path / "run"))

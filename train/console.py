@@ -1,5 +1,6 @@
 """What the programs share at their edges: exit statuses, signals, progress on the terminal."""
 
+import argparse
 import contextlib
 import os
 import signal
@@ -7,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Self
+from typing import NoReturn, Self
 
 from tqdm import tqdm
 
@@ -34,6 +35,14 @@ def _fail(error: Exception, status: int) -> None:
     # One line, whatever the libraries and the user's own config file put into theirs.
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(status)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and leave the exit status to the caller."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a UserError."""
+        raise UserError(f"{message} (see python -m {self.prog} --help)")
 
 
 class StopRequest:

@@ -3,23 +3,15 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from googlenet_jax.errors import UserError
 from train import console
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and leave the exit status to the caller."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises a UserError."""
-        raise UserError(f"{message} (see python -m {self.prog} --help)")
-
-
 def main(argv: list[str]) -> None:
     """Prints loss and accuracies, and writes them beside the checkpoints as JSON."""
-    parser = Parser(
+    parser = console.Parser(
         "train.evaluate",
         description="Evaluates a checkpoint of a run on every image of a split.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

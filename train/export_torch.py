@@ -1,7 +1,8 @@
 """Hands weights over to PyTorch: python -m train.export_torch --workdir runs/cifar10 --out net.pth.
 
 The names are those of the article's code, whose checkpoint is {"net": ..., "acc": ..., "epoch":
-...}. A file that ends in .safetensors holds the state dict alone, and needs no PyTorch.
+...}; a network of the PyTorch CIFAR zoo gets the zoo's names. A file that ends in .safetensors
+holds the state dict alone, and needs no PyTorch.
 """
 
 from pathlib import Path
@@ -9,12 +10,11 @@ from typing import Any
 
 from googlenet_jax.errors import UserError
 from train import console
-from train.evaluate import Parser
 
 
 def main(argv: list[str]) -> None:
     """Writes a PyTorch checkpoint."""
-    parser = Parser(
+    parser = console.Parser(
         "train.export_torch",
         description="Writes a checkpoint's weights as the article's PyTorch code names them.",
         allow_abbrev=False,
@@ -30,11 +30,13 @@ def main(argv: list[str]) -> None:
     model = load(arguments.workdir, arguments.checkpoint)
     if "inception3a" not in model.state.params:
         raise UserError(f"--workdir={arguments.workdir}: is no GoogLeNet")
+    # The zoo's network has no conv2, and the article's code no place for it.
+    layout = "article" if "conv2" in model.state.params else "zoo"
     tensors = torch_weights.export(
-        model.state.params, model.state.batch_stats, int(model.state.step), "article"
+        model.state.params, model.state.batch_stats, int(model.state.step), layout
     )
     write(arguments.out, tensors, _beside(model.record))
-    print(f"{len(tensors)} tensors written to {arguments.out}")
+    print(f"{len(tensors)} tensors, {layout} layout, written to {arguments.out}")
 
 
 def _beside(record: Any) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def write(path: Path, tensors: dict[str, Any], beside: dict[str, Any]) -> None:
         raise UserError(
             f"--out={path}: needs PyTorch (pip install torch), or .safetensors"
         ) from error
-    except (OSError, RuntimeError) as error:  # PyTorch's own for a folder that is not there
+    except Exception as error:  # each library has its own for a folder that is not there
         raise UserError(f"--out={path}: cannot be written: {error}") from error
 
 

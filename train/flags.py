@@ -52,7 +52,7 @@ def parse(argv: list[str]) -> tuple[Config, Path]:
     Raises:
       UserError: anything is wrong with them.
     """
-    argv = _join_values(argv)
+    argv = join_values(argv)
     names = [value for name, _, value in map(_split, argv) if name == "config"]
     if len(names) != 1 or not names[0]:
         raise UserError(
@@ -60,18 +60,30 @@ def parse(argv: list[str]) -> tuple[Config, Path]:
             f"{', '.join(shipped_configs())}; --help lists all settings"
         )
     path = _find(names[0])
-    for argument in argv:
-        _check(argument)
-
-    config = _load(path)
     overrides = [argument for argument in argv if _split(argument)[0] != "config"]
+    return apply(_load(path), overrides, path.stem)
+
+
+def apply(config: Config, overrides: list[str], name: str = "") -> tuple[Config, Path]:
+    """A config with the overrides of the arguments, and the working directory that they name.
+
+    Args:
+      config: stays as it is.
+      overrides: --config.FIELD=VALUE, and --workdir=DIR.
+      name: of the config, from which the default working directory is called.
+
+    Raises:
+      UserError: anything is wrong with them.
+    """
+    for argument in overrides:
+        _check(argument)
     values = flags.FlagValues()
     # ml_collections would load the file as well, but it does so under one fixed module name, only
     # if --config comes first, and with tracebacks.
     config_flags.DEFINE_config_dataclass(
         "config", config, flag_values=values, sys_argv=["main", *overrides]
     )
-    flags.DEFINE_string("workdir", f"runs/{path.stem}", "", flag_values=values)
+    flags.DEFINE_string("workdir", f"runs/{name}", "", flag_values=values)
     try:
         values(["main", *overrides])
     except (flags.Error, TypeError, ValueError) as error:
@@ -100,12 +112,12 @@ def _split(argument: str) -> tuple[str, str, str]:
     return argument.lstrip("-").partition("=") if argument.startswith("-") else ("", "", argument)
 
 
-def _join_values(argv: list[str]) -> list[str]:
-    """Writes each "--name value" as "--name=value"."""
+def join_values(argv: list[str], prefix: str = "-") -> list[str]:
+    """Writes each "--name value" whose name begins so as "--name=value"."""
     joined: list[str] = []
     for argument in argv:
         is_value = not argument.startswith("-") or argument[1:2] in tuple(".0123456789")
-        if is_value and joined and joined[-1].startswith("-") and "=" not in joined[-1]:
+        if is_value and joined and joined[-1].startswith(prefix) and "=" not in joined[-1]:
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)

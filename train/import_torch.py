@@ -9,9 +9,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from googlenet_jax.errors import UserError
+from googlenet_jax.errors import DataError, UserError
 from train import console, flags
-from train.evaluate import Parser
 
 if TYPE_CHECKING:
     from googlenet_jax.config import Config
@@ -21,37 +20,44 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> None:
     """Writes a working directory that `evaluate`, `load` and `train.init_from` read."""
-    parser = Parser(
+    parser = console.Parser(
         "train.import_torch",
-        description="Takes over the weights of a GoogLeNet from PyTorch.",
-        epilog="--config and --config.FIELD=VALUE name the network, where the file cannot tell: "
-        "a 7x7 stem is taken for the article's on CIFAR, or the paper's at 224x224 where the "
-        "number of classes is neither 10 nor 100.",
+        usage="python -m train.import_torch FILE --workdir DIR [--no-transform-input] "
+        "[--config CONFIG] [--config.FIELD=VALUE ...]",
+        description="Takes over the weights of a GoogLeNet from PyTorch: a state dict of the "
+        "article's code, of torchvision or of the PyTorch CIFAR zoo.",
+        epilog="--config names the network and its data set, where the file cannot tell: the max "
+        "pools leave no trace in it, and ten classes are taken for CIFAR-10's. Settings without "
+        "--config change what was found.",
         allow_abbrev=False,
     )
-    parser.add_argument("file", type=Path, help="PyTorch's (.pth), or .safetensors")
-    parser.add_argument("--workdir", type=Path, required=True, help="new; for the weights")
+    parser.add_argument("file", type=Path, metavar="FILE", help=".pth or .safetensors")
+    parser.add_argument("--workdir", type=Path, required=True, help="new, or empty")
     parser.add_argument(
         "--transform-input",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="torchvision's option of that name; its own ImageNet weights have it (default)",
+        help="torchvision's option of that name, which its own ImageNet weights have (default)",
     )
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = parser.parse_known_args(flags.join_values(argv, "--config"))
     if any(not argument.startswith("--config") for argument in rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    given = flags.parse(rest)[0] if rest else None
+    named = any(argument.startswith("--config=") for argument in rest)
+    given = flags.parse(rest)[0] if named else None
 
     from googlenet_jax import data
     from googlenet_jax.interop import torch_weights
 
     file = torch_weights.read(arguments.file)
-    config, info = torch_weights.describe(file, arguments.transform_input)
-    if given is not None:
-        config = given
-        if not config.data.name.startswith("tfds:"):
-            info = data.describe(config.data)
-    summary = write_workdir(arguments.workdir, arguments.file, file, config, info)
+    try:
+        if given is None:
+            found, info = torch_weights.describe(file, arguments.transform_input)
+            config, _ = flags.apply(found, rest)
+        else:
+            config, info = given, data.describe(given.data)
+        summary = write_workdir(arguments.workdir, arguments.file, file, config, info)
+    except DataError as error:
+        raise DataError(f"{arguments.file}: {error}") from error
     print(
         f"{arguments.file}: {file.layout} layout, {summary['parameters']:,} parameters, "
         f"{info.num_classes} classes, images of {info.image_shape[0]}x{info.image_shape[1]}; "
@@ -65,7 +71,7 @@ def write_workdir(
     """A working directory with one checkpoint: the weights, and an optimizer that starts afresh.
 
     Args:
-      workdir: must not hold a run.
+      workdir: must be new or empty.
       path: of the file, for the record.
       file: what it holds.
       config: of its network.
@@ -75,30 +81,36 @@ def write_workdir(
       What summary.json holds.
 
     Raises:
-      UserError: the tensors do not fit the network, or the directory will not do; nothing is
-        written.
+      DataError: the tensors do not fit the network; nothing is written.
+      UserError: the directory will not do.
     """
     import jax
     import jax.numpy as jnp
 
-    from googlenet_jax import optimizer, state
     from googlenet_jax.checkpoint import Checkpoints, Record
     from googlenet_jax.interop import torch_weights
     from googlenet_jax.loading import abstract_state
+    from googlenet_jax.metrics import Metrics
     from googlenet_jax.report.summary import environment
-    from googlenet_jax.workdir import CHECKPOINTS, CONFIG, lock, write_atomically, write_config
+    from googlenet_jax.state import StepReport
+    from googlenet_jax.workdir import CHECKPOINTS, lock, write_atomically, write_config
 
     like = abstract_state(config, info)
+    params, stats, steps = torch_weights.import_into(like.params, like.batch_stats, file)
     try:
-        params, stats, steps = torch_weights.import_into(like.params, like.batch_stats, file)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    if (workdir / CONFIG).exists():
-        raise UserError(f"--workdir={workdir}: holds a run; choose another directory")
-    schedule = optimizer.create_schedule(config.optimizer, 1, 1)
-    fresh = state.initialize(jax.random.key(config.seed), config, info, schedule)
+        if workdir.exists() and any(workdir.iterdir()):
+            raise UserError(f"--workdir={workdir}: is not empty; choose another directory")
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
     params, stats = jax.tree.map(jnp.asarray, (params, stats))
-    imported = fresh.replace(params=params, batch_stats=stats, step=jnp.int32(steps))
+    imported = like.replace(
+        step=jnp.int32(steps),
+        params=params,
+        batch_stats=stats,
+        opt_state=like.optimizer.init(params),
+        metrics=Metrics.empty(info.num_classes),
+        report=StepReport.empty(),
+    )
     origin = {
         "source": path.name,
         "sha256": file.sha256,

@@ -5,14 +5,13 @@ nothing but shapes. What is counted: `googlenet_jax.report.layer_table`.
 """
 
 from train import console, flags
-from train.evaluate import Parser
 
 FORMATS = ("text", "markdown", "json")
 
 
 def main(argv: list[str]) -> None:
     """Prints the table."""
-    parser = Parser(
+    parser = console.Parser(
         "train.summarize",
         usage="python -m train.summarize --config CONFIG [--config.FIELD=VALUE ...] "
         f"[--format {'|'.join(FORMATS)}]",

@@ -12,6 +12,8 @@ variance where this project keeps the biased one; the numbers are taken over as 
 
 import dataclasses
 import hashlib
+import io
+import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,16 +77,22 @@ def read(path: Path) -> TorchFile:
     Raises:
       DataError: it cannot be read, or is no GoogLeNet that is known.
     """
+    load = _load_safetensors if path.suffix == ".safetensors" else _load_torch
     try:
         content = path.read_bytes()
-        loaded = _load_safetensors(content) if path.suffix == ".safetensors" else _load_torch(path)
-    except DataError:
-        raise
+        loaded, extra = load(content)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     except Exception as error:  # unpicklers raise almost anything
         reason = str(error).partition("\n")[0][:200]
         raise DataError(f"{path}: cannot be read: {type(error).__name__}: {reason}") from error
-    tensors, extra = loaded
-    tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    tensors: dict[str, np.ndarray] = {}
+    for name, value in loaded.items():
+        counts = name.endswith(COUNTER) and value.size == 1 and 0 <= int(value) < 2**31
+        if not counts and value.dtype.kind != "f":
+            raise DataError(f"{path}: {name} is {value.dtype} {value.shape}, no weight")
+        # DataParallel puts module. before each name.
+        tensors[name.removeprefix("module.")] = value if counts else value.astype(np.float32)
     if "pre_layers.0.weight" in tensors:
         layout = "zoo"
     elif "conv3.conv.weight" in tensors:
@@ -92,10 +100,10 @@ def read(path: Path) -> TorchFile:
     elif "inception3a.branch1.conv.weight" in tensors:
         layout = "article"
     else:
+        example = f", such as {next(iter(tensors))}" if tensors else ""
         raise DataError(
             f"{path}: no state dict of a GoogLeNet (the article's, torchvision's or the CIFAR "
-            f"zoo's); it has {len(tensors)} tensors{', such as ' if tensors else ''}"
-            f"{next(iter(tensors), '')}"
+            f"zoo's); it has {len(tensors)} tensors{example}"
         )
     return TorchFile(tensors, layout, extra, hashlib.sha256(content).hexdigest())
 
@@ -106,24 +114,31 @@ def _load_safetensors(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, 
     return safetensors.numpy.load(content), {}
 
 
-def _load_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _load_torch(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         import torch
     except ImportError as error:
         raise DataError(
-            f"{path}: needs PyTorch to be read (pip install torch), unless it is .safetensors"
+            "needs PyTorch to be read (pip install torch), unless it is .safetensors"
         ) from error
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch's own message tells how to run the code in the file.
+        raise DataError(
+            "cannot be read: it is damaged, or holds more than tensors and numbers; save "
+            "net.state_dict() alone"
+        ) from error
     extra = {}
     if isinstance(loaded, Mapping) and isinstance(loaded.get("net"), Mapping):
         extra = {k: v for k, v in loaded.items() if isinstance(v, int | float | str)}
         loaded = loaded["net"]
-    if not isinstance(loaded, Mapping):
-        raise DataError(f"{path}: holds a {type(loaded).__name__}, not a state dict")
+    if not isinstance(loaded, Mapping) or not all(isinstance(name, str) for name in loaded):
+        raise DataError(f"holds a {type(loaded).__name__}, not a state dict")
     tensors = {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
     return {
-        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-        for name, tensor in tensors.items()
+        name: (value.float() if value.is_floating_point() else value).detach().numpy()
+        for name, value in tensors.items()
     }, extra
 
 
@@ -242,26 +257,24 @@ def import_into(params: PyTree, batch_stats: PyTree, file: TorchFile) -> tuple[P
 def describe(file: TorchFile, transform_input: bool) -> tuple[Config, DatasetInfo]:
     """The config of the network that a file holds, and the images that it was made for.
 
-    A stem of 7x7 is taken for the article's on CIFAR (rows 1 and 2) where there are 10 or 100
-    classes, and for the paper's at 224x224 otherwise: the max pools leave no trace in a file.
+    Ten classes are taken for CIFAR-10's and a hundred for CIFAR-100's. The max pools leave no
+    trace in a file: a stem of 7x7 in the article's names is taken for rows 1 and 2 where the
+    classes are CIFAR's, and for the paper's network at 224x224 otherwise.
 
     Args:
       file: of PyTorch's.
       transform_input: as in torchvision's constructor; of its own weights it is True.
 
     Raises:
-      DataError: it lacks the tensors that would tell.
+      DataError: it lacks the tensors that would tell, or the images cannot be told.
     """
-    names = {"zoo": ("pre_layers.0", "linear")}.get(file.layout, ("conv1.conv", "fc"))
-    try:
-        channels, in_channels, size, _ = file.tensors[f"{names[0]}.weight"].shape
-        classes = len(file.tensors[f"{names[1]}.weight"])
-    except (KeyError, ValueError) as error:
-        raise DataError(
-            f"it has no {names[0]}.weight and {names[1]}.weight of a network"
-        ) from error
+    first, last = ("pre_layers.0", "linear") if file.layout == "zoo" else ("conv1.conv", "fc")
+    kernel, weight = (file.tensors.get(f"{name}.weight", np.empty(0)) for name in (first, last))
+    if kernel.ndim != 4 or weight.ndim != 2 or not kernel.size or not weight.size:
+        raise DataError(f"it has no {first}.weight and {last}.weight of a network")
+    channels, in_channels, size, _ = kernel.shape
+    data = next((n for n, f in FORMATS.items() if f.info.num_classes == len(weight)), "")
     model = ModelConfig(width_multiplier=channels / (192 if file.layout == "zoo" else 64))
-    data = next((n for n, form in FORMATS.items() if form.info.num_classes == classes), "")
     if file.layout == "zoo":
         model.stem, model.conv5x5, model.pool_padding = "single", "two_3x3", "one"
         model.dropout_rate = 0.0
@@ -270,23 +283,31 @@ def describe(file: TorchFile, transform_input: bool) -> tuple[Config, DatasetInf
         model.batch_norm = "conv1.bn.weight" in file.tensors
         model.conv_bias = "conv1.conv.bias" in file.tensors
         model.aux_heads = "aux1.fc2.weight" in file.tensors
-        if model.stem == "7x7":
-            model.pools = "4" if data and file.layout == "article" else "1234"
+        model.conv2_reduce = "conv2_reduce.conv.weight" in file.tensors
     if file.layout == "torchvision":
         model.conv2_reduce, model.conv5x5, model.pool4_window = True, "3x3", 2
-        model.bn_epsilon, model.dropout_rate, model.aux_pool = 1e-3, 0.2, "adaptive"
-    if data and model.pools != "1234":
-        return Config(model=model, data=DataConfig(name=data)), FORMATS[data].info
-    normalised = file.layout == "torchvision" and transform_input
-    mean, std = TRANSFORMED if normalised else IMAGENET
-    info = DatasetInfo(
-        name="imagenet2012",
-        class_names=tuple(map(str, range(classes))),  # a state dict has no names
-        image_shape=(224, 224, in_channels),
-        mean=mean,
-        std=std,
-    )
-    return Config(model=model, data=DataConfig(name="tfds:imagenet2012")), info
+        model.bn_epsilon, model.dropout_rate = 1e-3, 0.2
+        model.aux_pool = "adaptive" if model.aux_heads else model.aux_pool
+    if model.stem == "7x7" and (file.layout == "torchvision" or not data or model.conv2_reduce):
+        model.pools, name, image_shape = "1234", "tfds:imagenet2012", (224, 224, 3)
+        normalised = file.layout == "torchvision" and transform_input
+        mean, std = TRANSFORMED if normalised else IMAGENET
+        class_names = tuple(map(str, range(len(weight))))  # a state dict has no names
+        info = DatasetInfo("imagenet2012", class_names, image_shape, mean, std)
+    elif data:
+        model.pools = "4" if model.stem == "7x7" else model.pools
+        name, info = data, FORMATS[data].info
+    else:
+        raise DataError(
+            f"it has {len(weight)} classes, and its images cannot be told; name their data set "
+            "and the network with --config"
+        )
+    if in_channels != info.image_shape[2]:
+        raise DataError(
+            f"its images have {in_channels} channels, those of {info.name} have "
+            f"{info.image_shape[2]}; name the data set and the network with --config"
+        )
+    return Config(model=model, data=DataConfig(name=name)), info
 
 
 def _leaves(tree: PyTree) -> Iterator[tuple[tuple[str, ...], Any]]:

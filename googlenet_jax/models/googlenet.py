@@ -6,6 +6,7 @@ unit, or nothing, stands in its place), and the auxiliary heads hang on the same
 every image size.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -120,16 +121,17 @@ class AuxiliaryHead(nnx.Module):
 
     Args:
       in_channels: of the block.
-      size: side of its images.
+      sides: height and width of its images.
       num_classes: of the logits.
       config: of the network.
     """
 
-    def __init__(self, in_channels: int, size: int, num_classes: int, config: ModelConfig):
+    def __init__(self, in_channels: int, sides: list[int], num_classes: int, config: ModelConfig):
         conv, hidden = scaled(AUX_CONV, config), scaled(AUX_HIDDEN, config)
         self.pool = AuxiliaryPool(config)
         self.conv = Unit(in_channels, conv, 1, config)
-        self.fc1 = Linear(conv * self.pool.out_size(size) ** 2, hidden, config)
+        pixels = math.prod(self.pool.out_size(side) for side in sides)
+        self.fc1 = Linear(conv * pixels, hidden, config)
         self.dropout = nnx.Dropout(config.aux_dropout_rate)
         self.fc2 = Linear(hidden, num_classes, config)
 
@@ -154,16 +156,17 @@ class GoogLeNet(nnx.Module):
 
     def __init__(self, config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int):
         self.image_size = config.image_size
-        side, channels = config.image_size or min(image_shape[:2]), image_shape[2]
+        channels = image_shape[2]
+        sides = [config.image_size or side for side in image_shape[:2]]
         conv1, conv2 = scaled(CONV1, config), scaled(CONV2, config)
 
         def pool(number: int, window: int = 3) -> Callable[[Images], Features]:
-            """The trunk's pool of that number, if the network has it; halves the side."""
-            nonlocal side
+            """The trunk's pool of that number, if the network has it; halves the sides."""
+            nonlocal sides
             if str(number) not in config.pools:
                 return absent  # left out for small images: inception5b is to see more than a pixel
             found = MaxPool(window, 2, padding=1 if config.pool_padding == "one" else None)
-            side = found.out_size(side)
+            sides = [found.out_size(side) for side in sides]
             return found
 
         def inception(name: str) -> Inception:
@@ -174,13 +177,15 @@ class GoogLeNet(nnx.Module):
             return block
 
         def head() -> AuxiliaryHead | None:
-            return AuxiliaryHead(channels, side, num_classes, config) if config.aux_heads else None
+            if not config.aux_heads:
+                return None
+            return AuxiliaryHead(channels, sides, num_classes, config)
 
         # "single" is the PyTorch CIFAR zoo's stem: 192 channels at once.
         single = config.stem == "single"
         size, stride = (7, 2) if config.stem == "7x7" else (3, 1)
         self.conv1 = Unit(channels, conv2 if single else conv1, size, config, stride)
-        side = -(-side // stride)
+        sides = [-(-side // stride) for side in sides]
         self.maxpool1 = pool(1)
         self.conv2_reduce = Unit(conv1, conv1, 1, config) if config.conv2_reduce else absent
         self.conv2 = absent if single else Unit(conv1, conv2, 3, config)

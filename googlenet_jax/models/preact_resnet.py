@@ -5,7 +5,8 @@ that the article measures GoogLeNet against.
 
 As in the authors' own code, the unit that begins a stage shares its first BatchNorm and ReLU with
 the shortcut, and the stride is in the unit's first 1x1 convolution. Deviation from that code:
-initial weights are uniform with the variance of its normal ones (`layers.Conv`).
+initial weights of convolutions are uniform with the variance of its normal ones, and the
+classifier's are those of `layers.Linear`.
 """
 
 import jax
