@@ -251,6 +251,18 @@ def test_the_zoo_s_network_goes_back_to_the_zoo(tmp_path):
     assert all(torch.equal(again[name], tensor) for name, tensor in net.items())
 
 
+@pytest.mark.parametrize("config", ["cifar10", "cifar10_row1", "cifar10_row9"])
+def test_another_network_than_the_file_s_is_told(tmp_path, config):
+    network = torch_networks.ZooGoogLeNet(10, WIDTH)
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    with pytest.raises(
+        UserError, match=r"do not fit the network: \d+ missing: .*; \d+ surplus: "
+    ) as caught:
+        run_import(tmp_path / "net.pth", tmp_path / "run", f"--config={config}")
+    assert len(str(caught.value)) < 3000
+    assert not (tmp_path / "run").exists()
+
+
 def saved(path, tensors):
     if path.suffix == ".safetensors":
         safetensors.numpy.save_file({n: t.detach().numpy() for n, t in tensors.items()}, path)

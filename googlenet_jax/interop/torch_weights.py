@@ -48,6 +48,7 @@ ZOO_UNITS = {
 }
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 COUNTER = "num_batches_tracked"  # of each BatchNorm: the training steps that it has seen
+LISTED = 12  # of two networks that have little in common, hundreds would not fit
 # What torchvision's own weights were trained on: with its `transform_input`, images scaled to
 # -1..1; without it, ImageNet's usual mean and deviation.
 TRANSFORMED = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -147,17 +148,18 @@ def torch_name(layout: str, path: tuple[str, ...]) -> str:
 
     Args:
       layout: see the module.
-      path: of the array, such as ("inception3a", "conv1x1", "conv", "kernel").
+      path: of the array, such as ("inception3a", "conv1x1", "conv", "kernel"); a layer that the
+        other program lacks keeps this project's name.
     """
     *layers, leaf = path
     leaf = LEAVES.get(leaf, leaf)
     if layout == "zoo":
         if layers == ["fc"]:
             return f"linear.{leaf}"
-        *outer, kind = layers
-        sequence, index = ("pre_layers", 0) if outer == ["conv1"] else ZOO_UNITS[outer[-1]]
-        block = [outer[0].removeprefix("inception")[::-1]] if len(outer) > 1 else []
-        return ".".join([*block, sequence, str(index + (kind == "bn")), leaf])
+        unit, kind = ["", *layers][-2:]
+        if place := ("pre_layers", 0) if unit == "conv1" else ZOO_UNITS.get(unit):
+            block = [layers[0].removeprefix("inception")[::-1]] if len(layers) == 3 else []
+            return ".".join([*block, place[0], str(place[1] + (kind == "bn")), leaf])
     if layout == "torchvision":
         layers[0] = {"conv2_reduce": "conv2", "conv2": "conv3"}.get(layers[0], layers[0])
     if layers[0].startswith("inception"):
@@ -224,7 +226,8 @@ def import_into(params: PyTree, batch_stats: PyTree, file: TorchFile) -> tuple[P
       file: of PyTorch's.
 
     Raises:
-      DataError: lists the tensors that are missing, surplus or of another shape.
+      DataError: lists the tensors that are missing, surplus or of another shape, up to `LISTED`
+        of each.
     """
     channels = _head_channels(params)
     left = dict(file.tensors)
@@ -247,10 +250,12 @@ def import_into(params: PyTree, batch_stats: PyTree, file: TorchFile) -> tuple[P
     found = [jax.tree_util.tree_map_with_path(take, tree) for tree in (params, batch_stats)]
     faults = {"missing": missing, "surplus": sorted(left), "misshapen": misshapen}
     if any(faults.values()):
-        raise DataError(
-            "the tensors do not fit the network: "
-            + "; ".join(f"{len(n)} {kind}: {', '.join(n)}" for kind, n in faults.items() if n)
-        )
+        listed = [
+            f"{len(names)} {kind}: {', '.join(names[:LISTED])}{', ...' * (len(names) > LISTED)}"
+            for kind, names in faults.items()
+            if names
+        ]
+        raise DataError(f"the tensors do not fit the network: {'; '.join(listed)}")
     return found[0], found[1], steps
 
 
