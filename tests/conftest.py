@@ -36,6 +36,24 @@ jaxtyping.install_import_hook("googlenet_jax", "conftest.checked")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs_freed():
+    """Lets compiled programs go: a worker that kept all of them would run out of memory maps.
+
+    XLA's CPU backend maps its kernels one by one, some 4,000 for a training step of the whole
+    network, and the operating system's limit is 65,530 a process: beyond it jaxlib crashes.
+    """
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture
+def programs_freed_at_once():
+    """The same behind each test of a module that compiles many whole networks."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def apart(tmp_path, monkeypatch):
     """Nothing of the user's own is read or written, and nothing is downloaded."""

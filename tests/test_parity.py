@@ -11,6 +11,7 @@ import numpy as np
 import parity
 import pytest
 
+pytestmark = pytest.mark.usefixtures("programs_freed_at_once")
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
