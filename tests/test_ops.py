@@ -120,6 +120,23 @@ def test_conv_equals_loops():
         assert np.allclose(found, expected, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("size", "padding"), [((3, 3), ((1, 1), (1, 1))), ((5, 3), ((2, 1), (0, 2)))], ids=str
+)
+def test_kernel_gradient_of_large_images_in_parts(size, padding, dtype):
+    """More images than one part of the kernel gradient takes, of more than 64 pixels."""
+    with precision_of(dtype):
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.normal(size=(35, 9, 10, 3)), dtype)
+        kernel = jnp.asarray(rng.normal(size=(*size, 3, 4)), dtype)
+        functions = (
+            lambda x, k: ops.conv(x, k, 1, padding, "highest"),
+            lambda x, k: native_conv(x, k, 1, padding),
+        )
+        assert_close(*values_and_gradients(functions, x, kernel))
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_conv_in_bfloat16(size):
     rng = np.random.default_rng(0)

@@ -1,10 +1,12 @@
 """Trains a network: python -m train.main --config configs/digits.py --workdir runs/digits."""
 
-from train import console, flags
+from train import allocator, console
 
 
 def main(argv: list[str]) -> None:
     """From flags to a trained network."""
+    from train import flags
+
     if {"--help", "-h", "--helpfull"} & set(argv):
         print(flags.help_text())
         return
@@ -17,4 +19,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    allocator.restart_tuned()
     console.run(main)
