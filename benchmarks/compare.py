@@ -2,19 +2,26 @@
 
     python -m benchmarks.compare --batch-sizes 128 --json speed.json
 
-The contenders take turns, so that a noisy machine hurts all alike: read the ratios. A training
-step of this project is the whole of it, with gathering, augmentation and normalisation on the
-device; PyTorch is given a batch that is ready.
+The contenders take turns, so that a noisy machine hurts all alike: read the ratios. Each has a
+process of its own, so that none spins or keeps memory where another works; on a CPU PyTorch at its
+best has the allocator's huge pages that `train.main` gives itself. A training step of this project
+is the whole of it, with gathering, augmentation and normalisation on the device; PyTorch is given
+a batch that is ready.
 """
 
 import argparse
+import contextlib
+import functools
 import json
+import multiprocessing
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
 
@@ -29,6 +36,7 @@ from googlenet_jax import optimizer, preprocess, state, step
 from googlenet_jax.config import Config
 from googlenet_jax.data import Arrays, epoch_order
 from googlenet_jax.data.cifar import CIFAR10
+from train import allocator
 
 INFO = CIFAR10.info
 # Multiply-adds of the convolutions at 32x32, and of the classifier; two operations each. The
@@ -39,15 +47,68 @@ ROUND_SECONDS = 2.0
 REFERENCE = "PyTorch as the article wrote it"
 
 
+TakeSteps = Callable[[int], None]
+"""Takes so many steps and waits for them."""
+
+
 class Contender(NamedTuple):
-    """A name that states layout and precision, and a call that takes n steps and waits."""
+    """One way to do the work.
+
+    Attributes:
+      name: states layout and precision.
+      dtype: of its products.
+      prepare: makes it ready, in a process of its own.
+      tuned: whether that process has the allocator of `train.main`.
+    """
 
     name: str
     dtype: str
-    take_steps: Callable[[int], None]
+    prepare: Callable[[], TakeSteps]
+    tuned: bool = True
 
 
-def jax_training(batch_size: int, dtype: str) -> Contender:
+class Rival:
+    """A contender at work in its own process; a context manager that ends it."""
+
+    def __init__(self, contender: Contender):
+        self.contender = contender
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, contender.prepare))
+        os.environ["GLIBC_TUNABLES"] = allocator.TUNABLES if contender.tuned else ""
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.terminate()
+        self._process.join()
+
+    def seconds(self, steps: int) -> float:
+        """What so many steps take."""
+        self._connection.send(steps)
+        return self._connection.recv()[0]
+
+    def peak_memory(self) -> float:
+        """The most memory that the process has had, in GB; not that of a GPU."""
+        self._connection.send(0)
+        return self._connection.recv()[1]
+
+
+def _serve(connection: Connection, prepare: Callable[[], TakeSteps]) -> None:
+    take_steps = prepare()
+    while True:
+        number = connection.recv()
+        started = time.perf_counter()
+        if number:
+            take_steps(number)
+        seconds = time.perf_counter() - started
+        connection.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6))
+
+
+def jax_training(batch_size: int, dtype: str) -> TakeSteps:
     """This project's training step on random images."""
     config, train_state = _jax_state(dtype)
     rng = np.random.default_rng(0)
@@ -72,10 +133,10 @@ def jax_training(batch_size: int, dtype: str) -> Contender:
         )
         jax.block_until_ready(train_state)
 
-    return Contender(f"googlenet_jax, {dtype}", dtype, take_steps)
+    return take_steps
 
 
-def jax_inference(batch_size: int, dtype: str) -> Contender:
+def jax_inference(batch_size: int, dtype: str) -> TakeSteps:
     """This project's network on a batch that is ready."""
     _, train_state = _jax_state(dtype)
     images = jax.random.normal(jax.random.key(0), (batch_size, *INFO.image_shape))
@@ -86,7 +147,7 @@ def jax_inference(batch_size: int, dtype: str) -> Contender:
             logits = infer(train_state, images)
         jax.block_until_ready(logits)
 
-    return Contender(f"googlenet_jax, {dtype}", dtype, take_steps)
+    return take_steps
 
 
 def _jax_state(dtype: str) -> tuple[Config, state.TrainState]:
@@ -96,9 +157,9 @@ def _jax_state(dtype: str) -> tuple[Config, state.TrainState]:
     return config, state.initialize(jax.random.key(0), config, INFO, schedule)
 
 
-def torch_contender(
-    name: str, batch_size: int, training: bool, *, channels_last: bool, bfloat16: bool, fused: bool
-) -> Contender:
+def torch_steps(
+    batch_size: int, training: bool, *, channels_last: bool, bfloat16: bool, fused: bool
+) -> TakeSteps:
     """PyTorch's network; `fused` compiles it."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -125,32 +186,32 @@ def torch_contender(
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return Contender(name, "bfloat16" if bfloat16 else "float32", take_steps)
+    return take_steps
 
 
 def contenders(batch_size: int, training: bool) -> Iterator[Contender]:
     """All that this device has a use for, one after the other."""
-    on_gpu = torch.cuda.is_available()
     ours = jax_training if training else jax_inference
-    plain = {"bfloat16": False, "fused": False}
-    yield torch_contender(REFERENCE, batch_size, training, channels_last=False, **plain)
-    yield torch_contender(
-        "PyTorch channels_last", batch_size, training, channels_last=True, **plain
-    )
-    yield ours(batch_size, "float32")
-    if on_gpu:
-        yield torch_contender(
-            "PyTorch channels_last, bfloat16 autocast, compiled",
-            batch_size,
-            training,
-            channels_last=True,
-            bfloat16=True,
-            fused=True,
+    torch_at = functools.partial(torch_steps, batch_size, training)
+    plain = functools.partial(torch_at, channels_last=False, bfloat16=False, fused=False)
+    best = functools.partial(torch_at, channels_last=True, bfloat16=False, fused=False)
+    yield Contender(REFERENCE, "float32", plain, tuned=False)
+    yield Contender("PyTorch channels_last", "float32", best, tuned=False)
+    if not torch.cuda.is_available():
+        yield Contender("PyTorch channels_last, huge pages", "float32", best)
+    yield Contender("googlenet_jax", "float32", functools.partial(ours, batch_size, "float32"))
+    if torch.cuda.is_available():
+        yield Contender(
+            "PyTorch channels_last, autocast, compiled",
+            "bfloat16",
+            functools.partial(torch_at, channels_last=True, bfloat16=True, fused=True),
         )
-        yield ours(batch_size, "bfloat16")
+        yield Contender(
+            "googlenet_jax", "bfloat16", functools.partial(ours, batch_size, "bfloat16")
+        )
 
 
-def product_ceiling(dtype: str) -> Contender:
+def product_ceiling(dtype: str) -> TakeSteps:
     """A large matrix product with random numbers; one step is 4 x 2 x size^3 operations."""
     size = _product_size()
     a = jax.random.normal(jax.random.key(0), (size, size), dtype)
@@ -162,57 +223,60 @@ def product_ceiling(dtype: str) -> Contender:
             result = product(a, a)
         jax.block_until_ready(result)
 
-    return Contender(f"matrix product, {dtype}", dtype, take_steps)
+    return take_steps
 
 
 def _product_size() -> int:
-    return 8192 if jax.default_backend() == "gpu" else 2048
+    return 8192 if torch.cuda.is_available() else 2048
 
 
-def measure(rivals: list[Contender], rounds: int) -> dict[str, list[float]]:
-    """Steps a second of each contender in each round; they take turns within a round."""
-    counts: dict[str, int] = {}
+def measure(rivals: list[Rival], rounds: int) -> list[list[float]]:
+    """Steps a second of each rival in each round; they take turns within a round."""
+    counts = []
     for rival in rivals:
-        rival.take_steps(1)  # compiles
-        started = time.perf_counter()
-        rival.take_steps(1)
-        taken = time.perf_counter() - started
-        counts[rival.name] = max(1, round(ROUND_SECONDS / len(rivals) / taken))
-    rates: dict[str, list[float]] = {rival.name: [] for rival in rivals}
+        rival.seconds(1)  # compiles
+        counts.append(max(1, round(ROUND_SECONDS / len(rivals) / rival.seconds(1))))
+    rates: list[list[float]] = [[] for _ in rivals]
     for _ in range(rounds):
-        for rival in rivals:
-            number = counts[rival.name]
-            started = time.perf_counter()
-            rival.take_steps(number)
-            rates[rival.name].append(number / (time.perf_counter() - started))
+        for rival, number, found in zip(rivals, counts, rates, strict=True):
+            found.append(number / rival.seconds(number))
     return rates
 
 
 def compare(batch_size: int, training: bool, rounds: int) -> list[dict[str, Any]]:
     """A row for each contender, with its ratio to PyTorch as the article wrote it."""
-    dtypes = ["float32", "bfloat16"] if torch.cuda.is_available() else ["float32"]
-    ceilings = {dtype: product_ceiling(dtype) for dtype in dtypes}
-    rivals = list(contenders(batch_size, training))
-    rates = measure([*rivals, *ceilings.values()], rounds)
+    entrants = list(contenders(batch_size, training))
+    dtypes = sorted({entrant.dtype for entrant in entrants})
+    ceilings = [
+        Contender(dtype, dtype, functools.partial(product_ceiling, dtype)) for dtype in dtypes
+    ]
+    with contextlib.ExitStack() as stack:
+        rivals = [stack.enter_context(Rival(each)) for each in [*entrants, *ceilings]]
+        rates = measure(rivals, rounds)
+        memory = [rival.peak_memory() for rival in rivals]
     product_gflop = 4 * 2 * _product_size() ** 3 / 1e9
+    ceiling_of = {
+        dtype: product_gflop * statistics.median(found)
+        for dtype, found in zip(dtypes, rates[len(entrants) :], strict=True)
+    }
     gflop = batch_size * (TRAINING_GFLOP if training else INFERENCE_GFLOP)
     rows = []
-    for rival in rivals:
-        steps = rates[rival.name]
+    for entrant, steps, peak in zip(entrants, rates, memory, strict=False):
         steps_per_second = statistics.median(steps)
-        ceiling = product_gflop * statistics.median(rates[ceilings[rival.dtype].name])
-        ratios = [ours / theirs for ours, theirs in zip(steps, rates[REFERENCE], strict=True)]
+        ratios = [each / reference for each, reference in zip(steps, rates[0], strict=True)]
+        ceiling = ceiling_of[entrant.dtype]
         rows.append(
             {
                 "work": "training" if training else "inference",
                 "batch_size": batch_size,
-                "contender": rival.name,
+                "contender": f"{entrant.name}, {entrant.dtype}",
                 "images_per_second": batch_size * steps_per_second,
                 "ratio": statistics.median(ratios),
                 "ratio_range": [min(ratios), max(ratios)],
                 "gflop_per_second": gflop * steps_per_second,
                 "share_of_ceiling": gflop * steps_per_second / ceiling,
                 "ceiling_gflop_per_second": ceiling,
+                "peak_memory_gb": peak,
             }
         )
     return rows
@@ -229,8 +293,10 @@ def main() -> None:
 
     rows: list[dict[str, Any]] = []
     print(machine())
-    print("| work | batch | contender | images/s | ratio (range) | TFLOP/s | of the ceiling |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| work | batch | contender | images/s | ratio (range) | GFLOP/s | of the ceiling | peak GB |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for work in arguments.work:
         for batch_size in arguments.batch_sizes:
             found = compare(batch_size, work == "training", arguments.rounds)
@@ -239,8 +305,8 @@ def main() -> None:
                 print(
                     f"| {work} | {batch_size} | {row['contender']} | "
                     f"{row['images_per_second']:,.1f} | {row['ratio']:.2f} ({low:.2f} - "
-                    f"{high:.2f}) | {row['gflop_per_second'] / 1e3:.3f} | "
-                    f"{row['share_of_ceiling']:.1%} |",
+                    f"{high:.2f}) | {row['gflop_per_second']:,.0f} | "
+                    f"{row['share_of_ceiling']:.0%} | {row['peak_memory_gb']:.1f} |",
                     flush=True,
                 )
             rows += found

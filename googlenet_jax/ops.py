@@ -219,9 +219,7 @@ def _max_pool_forward(
 
 def _native_max_pool(x: Images, window: int, stride: int, padding: Padding) -> Pooled:
     dimensions, strides = (1, window, window, 1), (1, stride, stride, 1)
-    return lax.reduce_window(
-        x, -jnp.inf, lax.max, dimensions, strides, ((0, 0), *padding, (0, 0))
-    )
+    return lax.reduce_window(x, -jnp.inf, lax.max, dimensions, strides, ((0, 0), *padding, (0, 0)))
 
 
 def _max_pool_backward(

@@ -3,17 +3,9 @@
 import os
 import sys
 
-# glibc's malloc gives large blocks back to the system at once and gets them anew, page by page:
-# a step of the whole network at batch 128 touches 8 GB. Huge pages and keeping what was freed
-# made it 1.5 times faster on two cores.
-TUNABLES = ":".join(
-    [
-        "glibc.malloc.hugetlb=1",
-        "glibc.malloc.arena_max=1",
-        "glibc.malloc.mmap_threshold=80000000000",
-        "glibc.malloc.trim_threshold=160000000000",
-    ]
-)
+# A step of the whole network touches gigabytes that are new to the process each time. In pages of
+# 2 MB instead of 4 kB it was 1.2 to 1.5 times as fast on two cores, and a narrow network's no slower.
+TUNABLES = "glibc.malloc.hugetlb=1"
 
 
 def restart_tuned() -> None:
