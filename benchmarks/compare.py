@@ -293,9 +293,8 @@ def main() -> None:
 
     rows: list[dict[str, Any]] = []
     print(machine())
-    print(
-        "| work | batch | contender | images/s | ratio (range) | GFLOP/s | of the ceiling | peak GB |"
-    )
+    columns = "work | batch | contender | images/s | ratio (range) | GFLOP/s | of the ceiling"
+    print(f"| {columns} | peak GB |")
     print("|---|---|---|---|---|---|---|---|")
     for work in arguments.work:
         for batch_size in arguments.batch_sizes:

@@ -6,9 +6,10 @@ issue 12868): there the same values come from plain convolutions and matrix prod
 gradient of XLA's native max pooling costs more than the convolutions around it on a CPU, and on a
 GPU it is slow too: shifted views made the whole training step 1.6 times faster on an H100 in
 bfloat16 (6,400 to 10,200 images/s at batch 128). On a CPU, keeping which tap of a window won made
-forward and gradient 12 times faster than finding it again (14 against 169 ms, 32x32x32x192). The choice is made by
-`jax.lax.platform_dependent`, that is when a program is compiled, so an exported program keeps
-both.
+forward and gradient 12 times faster than finding it again (14 against 169 ms, 32x32x32x192).
+
+The choice is made by `jax.lax.platform_dependent`, that is when a program is compiled, so an
+exported program keeps both.
 """
 
 import functools
@@ -238,7 +239,8 @@ def _max_pool_backward(
 
         zero = jnp.zeros((), gradient.dtype)
         pairs = zip(views(winner, window**2), views(gradient, 0), strict=True)
-        return (sum(jnp.where(won == tap, part, zero) for tap, (won, part) in enumerate(pairs)),)
+        parts = [jnp.where(won == tap, part, zero) for tap, (won, part) in enumerate(pairs)]
+        return (functools.reduce(jnp.add, parts),)
 
     return lax.platform_dependent(*saved, gradient, tpu=native, default=by_winner)
 

@@ -66,8 +66,9 @@ def convolve_together(convs: list[Conv], x: Images) -> list[Features]:
     first = convs[0]
     kernel = jnp.concatenate([conv.kernel[...] for conv in convs], axis=-1).astype(first.dtype)
     x = ops.conv(x.astype(first.dtype), kernel, first.stride, first.padding, first.precision)
-    if first.bias is not None:
-        x += jnp.concatenate([conv.bias[...] for conv in convs]).astype(first.dtype)
+    biases = [conv.bias[...] for conv in convs if conv.bias is not None]
+    if biases:
+        x += jnp.concatenate(biases).astype(first.dtype)
     widths = [conv.kernel.shape[-1] for conv in convs]
     return jnp.split(x, np.cumsum(widths[:-1]), axis=-1)
 
