@@ -27,28 +27,20 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import torch
 from torch.nn import functional
 
+from benchmarks import jax_step
+from benchmarks.jax_step import TakeSteps
 from benchmarks.torch_networks import GoogLeNet
-from googlenet_jax import optimizer, preprocess, state, step
-from googlenet_jax.config import Config
-from googlenet_jax.data import Arrays, epoch_order
-from googlenet_jax.data.cifar import CIFAR10
 from train import allocator
 
-INFO = CIFAR10.info
 # Multiply-adds of the convolutions at 32x32, and of the classifier; two operations each. The
 # gradients by the input and by the kernel cost the same again, but the first layer's input.
 INFERENCE_GFLOP = 2 * (1556.9e6 + 10_240) / 1e9
 TRAINING_GFLOP = 3 * INFERENCE_GFLOP
 ROUND_SECONDS = 2.0
 REFERENCE = "PyTorch as the article wrote it"
-
-
-TakeSteps = Callable[[int], None]
-"""Takes so many steps and waits for them."""
 
 
 class Contender(NamedTuple):
@@ -110,36 +102,13 @@ def _serve(connection: Connection, prepare: Callable[[], TakeSteps]) -> None:
 
 def jax_training(batch_size: int, dtype: str) -> TakeSteps:
     """This project's training step on random images."""
-    config, train_state = _jax_state(dtype)
-    rng = np.random.default_rng(0)
-    size = 64 * batch_size
-    images = rng.integers(0, 256, (size, *INFO.image_shape), np.uint8)
-    data = jax.device_put(Arrays(images, rng.integers(0, 10, size, np.int32)))
-    order = epoch_order(jax.random.key(0), 0, size)
-
-    preprocessed = preprocess.for_training(config.data, INFO)
-
-    def take_steps(number: int) -> None:
-        nonlocal train_state
-        train_state = step.train_steps(
-            train_state,
-            data,
-            order,
-            jnp.int32(number),
-            jax.random.key(1),
-            batch_size=batch_size,
-            preprocess=preprocessed,
-            aux_loss_weight=config.train.aux_loss_weight,
-        )
-        jax.block_until_ready(train_state)
-
-    return take_steps
+    return jax_step.compile_steps(batch_size, dtype)[0]
 
 
 def jax_inference(batch_size: int, dtype: str) -> TakeSteps:
     """This project's network on a batch that is ready."""
-    _, train_state = _jax_state(dtype)
-    images = jax.random.normal(jax.random.key(0), (batch_size, *INFO.image_shape))
+    _, train_state = jax_step.initialize(dtype)
+    images = jax.random.normal(jax.random.key(0), (batch_size, *jax_step.INFO.image_shape))
     infer = jax.jit(lambda state, images: state.apply(state.params, images, train=False)[0])
 
     def take_steps(number: int) -> None:
@@ -148,13 +117,6 @@ def jax_inference(batch_size: int, dtype: str) -> TakeSteps:
         jax.block_until_ready(logits)
 
     return take_steps
-
-
-def _jax_state(dtype: str) -> tuple[Config, state.TrainState]:
-    config = Config()
-    config.model.dtype = dtype
-    schedule = optimizer.create_schedule(config.optimizer, 390, 39_000)
-    return config, state.initialize(jax.random.key(0), config, INFO, schedule)
 
 
 def torch_steps(

@@ -1,0 +1,77 @@
+"""Where the time of a training step goes, by operation, from a profiler trace.
+
+    python -m benchmarks.profile --batch-size 32
+    taskset --cpu-list 0 python -m benchmarks.profile --batch-size 32   # on a CPU: one at a time
+
+Operations that overlap are each counted in full: on several cores the sum exceeds the step. The
+names are JAX's primitives; a fusion goes by the one that it ends in.
+"""
+
+import argparse
+import collections
+import re
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+
+from benchmarks import jax_step
+from train import allocator
+
+Rows = list[tuple[str, int, float]]
+"""(operation, calls, seconds), the longest first."""
+
+
+def primitives(program: str) -> dict[str, str]:
+    """The JAX operation of each instruction of a program; "gradient" marks the way back."""
+    found: dict[str, str] = {}
+    for name, rest in re.findall(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*)$", program, re.MULTILINE):
+        source = re.search(r'op_name="([^"]*)"', rest)
+        path = source.group(1) if source else ""
+        kind = path.rpartition("/")[2] or re.sub(r"[.\d]+$", "", name)
+        found[name] = f"{kind}, gradient" if "transpose(" in path else kind
+    return found
+
+
+def spent(trace: Path, operation_of: dict[str, str]) -> Rows:
+    """What a trace says about the instructions of a program."""
+    seconds: collections.Counter[str] = collections.Counter()
+    calls: collections.Counter[str] = collections.Counter()
+    for file in trace.rglob("*.xplane.pb"):
+        for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+            for event in (event for line in plane.lines for event in line.events):
+                name = event.name.partition(" ")[0].lstrip("%")
+                if name in operation_of and not name.startswith("while"):
+                    seconds[operation_of[name]] += event.duration_ns / 1e9
+                    calls[operation_of[name]] += 1
+    return [(name, calls[name], total) for name, total in seconds.most_common()]
+
+
+def main() -> None:
+    """Prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--rows", type=int, default=20, help="operations to show")
+    arguments = parser.parse_args()
+
+    take_steps, program = jax_step.compile_steps(arguments.batch_size, arguments.dtype)
+    take_steps(1)  # the first one finds its memory
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            started = time.perf_counter()
+            take_steps(1)
+            wall = time.perf_counter() - started
+        rows = spent(Path(folder), primitives(program))
+    total = sum(seconds for _, _, seconds in rows)
+    print(f"a step of {wall * 1e3:,.0f} ms; its operations, one after another: {total * 1e3:,.0f}")
+    print("| operation | calls | ms | share |")
+    print("|---|---|---|---|")
+    for name, calls, seconds in rows[: arguments.rows]:
+        print(f"| {name} | {calls} | {seconds * 1e3:,.1f} | {seconds / total:.1%} |")
+
+
+if __name__ == "__main__":
+    allocator.restart_tuned()
+    main()

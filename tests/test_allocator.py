@@ -1,0 +1,37 @@
+"""A program that starts itself anew with another allocator: once, as the same process."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from train import allocator
+
+PROGRAM = """
+import os, sys
+from train import allocator
+before = os.environ.get("GLIBC_TUNABLES")
+allocator.restart_tuned()
+print(os.getpid(), repr(before), sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
+@pytest.mark.parametrize(
+    ("given", "found"), [(None, allocator.TUNABLES), ("", ""), ("glibc.malloc.check=1",) * 2]
+)
+def test_restart(given, found):
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    if given is not None:
+        environment["GLIBC_TUNABLES"] = given
+    arguments = ["--a b", "c"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert output == f"{process.pid} {found!r} {arguments}\n"

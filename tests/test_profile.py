@@ -1,0 +1,26 @@
+"""The profile names a program's operations, and the way back apart."""
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import profile
+
+
+def test_operations_of_a_trace(tmp_path):
+    def loss(kernel, x):
+        return jnp.sum(jnp.tanh(x @ kernel) ** 2)
+
+    x, kernel = jnp.ones((300, 200)), jnp.ones((200, 100))
+    program = jax.jit(jax.grad(loss)).lower(kernel, x).compile()
+    operation_of = profile.primitives(program.as_text())
+    assert "dot_general, gradient" in operation_of.values()
+
+    jax.block_until_ready(program(kernel, x))
+    with jax.profiler.trace(str(tmp_path)):
+        jax.block_until_ready(program(kernel, x))
+    rows = profile.spent(tmp_path, operation_of)
+    calls = {name: number for name, number, _ in rows}
+    assert calls["dot_general, gradient"] == 1
+    seconds = [total for _, _, total in rows]
+    assert min(seconds) > 0
+    assert seconds == sorted(seconds, reverse=True)
