@@ -60,10 +60,14 @@ class Contender(NamedTuple):
 
 
 class Rival:
-    """A contender at work in its own process; a context manager that ends it."""
+    """A contender at work in its own process; a context manager that ends it.
+
+    Attributes:
+      peak_memory: the most that the process has had, in GB; not that of a GPU.
+    """
 
     def __init__(self, contender: Contender):
-        self.contender = contender
+        self.peak_memory = 0.0
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, contender.prepare))
@@ -81,12 +85,8 @@ class Rival:
     def seconds(self, steps: int) -> float:
         """What so many steps take."""
         self._connection.send(steps)
-        return self._connection.recv()[0]
-
-    def peak_memory(self) -> float:
-        """The most memory that the process has had, in GB; not that of a GPU."""
-        self._connection.send(0)
-        return self._connection.recv()[1]
+        seconds, self.peak_memory = self._connection.recv()
+        return seconds
 
 
 def _serve(connection: Connection, prepare: Callable[[], TakeSteps]) -> None:
@@ -94,8 +94,7 @@ def _serve(connection: Connection, prepare: Callable[[], TakeSteps]) -> None:
     while True:
         number = connection.recv()
         started = time.perf_counter()
-        if number:
-            take_steps(number)
+        take_steps(number)
         seconds = time.perf_counter() - started
         connection.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6))
 
@@ -215,7 +214,7 @@ def compare(batch_size: int, training: bool, rounds: int) -> list[dict[str, Any]
     with contextlib.ExitStack() as stack:
         rivals = [stack.enter_context(Rival(each)) for each in [*entrants, *ceilings]]
         rates = measure(rivals, rounds)
-        memory = [rival.peak_memory() for rival in rivals]
+        memory = [rival.peak_memory for rival in rivals]
     product_gflop = 4 * 2 * _product_size() ** 3 / 1e9
     ceiling_of = {
         dtype: product_gflop * statistics.median(found)

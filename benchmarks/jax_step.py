@@ -13,7 +13,7 @@ from googlenet_jax.data.cifar import CIFAR10
 
 INFO = CIFAR10.info
 TakeSteps = Callable[[int], None]
-"""Takes so many steps, 64 at the most, and waits for them."""
+"""Takes so many steps and waits for them."""
 
 
 def initialize(dtype: str) -> tuple[Config, state.TrainState]:

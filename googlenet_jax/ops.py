@@ -29,6 +29,7 @@ Kernel = Float[Array, "kernel_height kernel_width in_channels out_channels"]
 Outputs = Float[Array, "batch out_height out_width out_channels"]
 Pooled = Float[Array, "batch out_height out_width in_channels"]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+_NO_PADDING: Padding = ((0, 0), (0, 0))
 
 
 def _pad(x: Array, padding: Padding, fill: float, interior: int = 0) -> Array:
@@ -66,12 +67,12 @@ def _adjoint(
     The window of an input pixel holds the outputs whose windows hold the pixel: its last tap is
     the output that sees the pixel with its first. `fill` is what stands between and around them.
     """
-    spread = _pad(gradient, ((0, 0), (0, 0)), fill, interior=stride - 1)
-    around = tuple(
-        (window[axis] - 1 - low, size[axis] + low - spread.shape[axis + 1])
+    spans = [(outputs - 1) * stride + 1 for outputs in gradient.shape[1:3]]
+    rows, columns = (
+        (window[axis] - 1 - low, size[axis] + low - spans[axis])
         for axis, (low, _) in enumerate(padding)
     )
-    return _pad(spread, around, fill)  # type: ignore[arg-type]
+    return _pad(gradient, (rows, columns), fill, interior=stride - 1)
 
 
 def same_padding(size: int) -> Padding:
@@ -90,7 +91,7 @@ def _native_conv(
 def _conv_as_product(
     x: Images, kernel: Kernel, stride: int, padding: Padding, precision: str
 ) -> Outputs:
-    if kernel.shape[:2] == (1, 1) and stride == 1 and padding == same_padding(1):
+    if kernel.shape[:2] == (1, 1) and stride == 1 and padding == _NO_PADDING:
         return jnp.matmul(x, kernel[0, 0], precision=precision)
     return _native_conv(x, kernel, stride, padding, precision)
 
@@ -129,13 +130,13 @@ def _conv_backward(
         _, vjp = jax.vjp(lambda x, k: _native_conv(x, k, stride, padding, precision), x, kernel)
         return vjp(gradient)
 
-    def as_products(x: Images, kernel: Kernel, gradient: Outputs) -> tuple[Images, Kernel]:
+    def in_plain_forms(x: Images, kernel: Kernel, gradient: Outputs) -> tuple[Images, Kernel]:
         return (
             _input_gradient(x.shape[1:3], kernel, gradient, stride, padding, precision),
             _kernel_gradient(x, kernel.shape, gradient, stride, padding, precision),
         )
 
-    return lax.platform_dependent(*saved, gradient, cpu=as_products, default=native)
+    return lax.platform_dependent(*saved, gradient, cpu=in_plain_forms, default=native)
 
 
 def _input_gradient(
@@ -149,7 +150,7 @@ def _input_gradient(
     """A forward convolution of the gradient with the flipped kernel."""
     spread = _adjoint(gradient, size, kernel.shape[:2], stride, padding)
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _conv_as_product(spread, flipped, 1, same_padding(1), precision)
+    return _conv_as_product(spread, flipped, 1, _NO_PADDING, precision)
 
 
 def _kernel_gradient(
@@ -235,7 +236,7 @@ def _max_pool_backward(
 
         def views(outputs: Array, fill: int) -> list[Array]:
             spread = _adjoint(outputs, x.shape[1:3], square, stride, padding, fill)
-            return list(_shifted_views(spread, square, 1, same_padding(1), fill))[::-1]
+            return list(_shifted_views(spread, square, 1, _NO_PADDING, fill))[::-1]
 
         zero = jnp.zeros((), gradient.dtype)
         pairs = zip(views(winner, window**2), views(gradient, 0), strict=True)

@@ -5,7 +5,7 @@ from train import allocator, console
 
 def main(argv: list[str]) -> None:
     """From flags to a trained network."""
-    from train import flags
+    from train import flags  # here, since what stands above is loaded twice, before and after
 
     if {"--help", "-h", "--helpfull"} & set(argv):
         print(flags.help_text())
