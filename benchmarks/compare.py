@@ -1,46 +1,44 @@
 """Images a second of this project and of PyTorch, side by side on the same device.
 
-    python -m benchmarks.compare --batch-sizes 128 --json speed.json
+    python -m benchmarks.compare --json speed.json --plot speed.png
 
 The contenders take turns, so that a noisy machine hurts all alike: read the ratios. Each has a
-process of its own, so that none spins or keeps memory where another works; on a CPU PyTorch at its
-best has the allocator's huge pages that `train.main` gives itself. A training step of this project
-is the whole of it, with gathering, augmentation and normalisation on the device; PyTorch is given
-a batch that is ready.
+process of its own, which gives its memory back while others work and takes one untimed step before
+those that count. On a CPU a contender marked "tuned" has the allocator of `train.main`. A training
+step of this project is the whole of it, with gathering, augmentation and normalisation on the
+device; PyTorch is given a batch that is ready.
 """
 
 import argparse
 import contextlib
-import functools
+import ctypes
+import importlib
 import json
 import multiprocessing
 import os
 import resource
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
-
-import jax
-import jax.numpy as jnp
-import torch
-from torch.nn import functional
-
-from benchmarks import jax_step
-from benchmarks.jax_step import TakeSteps
-from benchmarks.torch_networks import GoogLeNet
 from train import allocator
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
 
 # Multiply-adds of the convolutions at 32x32, and of the classifier; two operations each. The
 # gradients by the input and by the kernel cost the same again, but the first layer's input.
 INFERENCE_GFLOP = 2 * (1556.9e6 + 10_240) / 1e9
 TRAINING_GFLOP = 3 * INFERENCE_GFLOP
-ROUND_SECONDS = 2.0
+TURN_SECONDS = 2.0
 REFERENCE = "PyTorch as the article wrote it"
+COLUMNS = (
+    "| work | batch | contender | images/s | ratio (range) | GFLOP/s | of the ceiling | peak GB |"
+)
 
 
 class Contender(NamedTuple):
@@ -49,13 +47,15 @@ class Contender(NamedTuple):
     Attributes:
       name: states layout and precision.
       dtype: of its products.
-      prepare: makes it ready, in a process of its own.
-      tuned: whether that process has the allocator of `train.main`.
+      function: of `benchmarks`, "module:name"; it prepares the work and returns what takes steps.
+      options: of the function.
+      tuned: whether its process has the allocator of `train.main`.
     """
 
     name: str
     dtype: str
-    prepare: Callable[[], TakeSteps]
+    function: str
+    options: dict[str, Any]
     tuned: bool = True
 
 
@@ -70,8 +70,11 @@ class Rival:
         self.peak_memory = 0.0
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, contender.prepare))
-        os.environ["GLIBC_TUNABLES"] = allocator.TUNABLES if contender.tuned else ""
+        for name, value in allocator.ENVIRONMENT.items():
+            os.environ.pop(name, None)
+            if contender.tuned:
+                os.environ[name] = value
+        self._process = context.Process(target=_serve, args=(theirs, contender))
         self._process.start()
         theirs.close()
 
@@ -83,207 +86,207 @@ class Rival:
         self._process.join()
 
     def seconds(self, steps: int) -> float:
-        """What so many steps take."""
+        """What so many steps take, behind an untimed one."""
         self._connection.send(steps)
         seconds, self.peak_memory = self._connection.recv()
         return seconds
 
 
-def _serve(connection: Connection, prepare: Callable[[], TakeSteps]) -> None:
-    take_steps = prepare()
+def _serve(connection: Connection, contender: Contender) -> None:
+    module, _, name = contender.function.partition(":")
+    take_steps = getattr(importlib.import_module(f"benchmarks.{module}"), name)(**contender.options)
     while True:
         number = connection.recv()
+        take_steps(1)
         started = time.perf_counter()
         take_steps(number)
         seconds = time.perf_counter() - started
         connection.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6))
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)
 
 
-def jax_training(batch_size: int, dtype: str) -> TakeSteps:
-    """This project's training step on random images."""
-    return jax_step.compile_steps(batch_size, dtype)[0]
+def on_gpu() -> bool:
+    """Whether PyTorch and JAX have a GPU to work on."""
+    import torch
 
-
-def jax_inference(batch_size: int, dtype: str) -> TakeSteps:
-    """This project's network on a batch that is ready."""
-    _, train_state = jax_step.initialize(dtype)
-    images = jax.random.normal(jax.random.key(0), (batch_size, *jax_step.INFO.image_shape))
-    infer = jax.jit(lambda state, images: state.apply(state.params, images, train=False)[0])
-
-    def take_steps(number: int) -> None:
-        for _ in range(number):
-            logits = infer(train_state, images)
-        jax.block_until_ready(logits)
-
-    return take_steps
-
-
-def torch_steps(
-    batch_size: int, training: bool, *, channels_last: bool, bfloat16: bool, fused: bool
-) -> TakeSteps:
-    """PyTorch's network; `fused` compiles it."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = GoogLeNet().to(device, memory_format=layout).train(training)
-    images = torch.randn(batch_size, 3, 32, 32, device=device).to(memory_format=layout)
-    labels = torch.randint(0, 10, (batch_size,), device=device)
-    sgd = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    call = torch.compile(network) if fused else network
-
-    def forward() -> torch.Tensor:
-        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-            outputs = call(images)
-        return outputs[0] if training else outputs
-
-    def take_steps(number: int) -> None:
-        for _ in range(number):
-            if training:
-                sgd.zero_grad()
-                functional.cross_entropy(forward(), labels).backward()
-                sgd.step()
-            else:
-                with torch.inference_mode():
-                    forward()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    return take_steps
+    return torch.cuda.is_available()
 
 
 def contenders(batch_size: int, training: bool) -> Iterator[Contender]:
-    """All that this device has a use for, one after the other."""
-    ours = jax_training if training else jax_inference
-    torch_at = functools.partial(torch_steps, batch_size, training)
-    plain = functools.partial(torch_at, channels_last=False, bfloat16=False, fused=False)
-    best = functools.partial(torch_at, channels_last=True, bfloat16=False, fused=False)
-    yield Contender(REFERENCE, "float32", plain, tuned=False)
-    yield Contender("PyTorch channels_last", "float32", best, tuned=False)
-    if not torch.cuda.is_available():
-        yield Contender("PyTorch channels_last, huge pages", "float32", best)
-    yield Contender("googlenet_jax", "float32", functools.partial(ours, batch_size, "float32"))
-    if torch.cuda.is_available():
-        yield Contender(
-            "PyTorch channels_last, autocast, compiled",
-            "bfloat16",
-            functools.partial(torch_at, channels_last=True, bfloat16=True, fused=True),
-        )
-        yield Contender(
-            "googlenet_jax", "bfloat16", functools.partial(ours, batch_size, "bfloat16")
-        )
+    """All that this device has a use for, the reference first."""
+    sizes = {"batch_size": batch_size, "training": training}
+    theirs, last = "torch_step:steps", sizes | {"channels_last": True}
+    ours = f"jax_step:{'training' if training else 'inference'}"
+    yield Contender(f"{REFERENCE} (NCHW, eager)", "float32", theirs, sizes, tuned=False)
+    yield Contender("PyTorch channels_last", "float32", theirs, last, tuned=False)
+    if not on_gpu():
+        yield Contender("PyTorch channels_last, tuned", "float32", theirs, last)
+    dtypes = ["float32", "bfloat16"] if on_gpu() else ["float32"]
+    if on_gpu():
+        best = last | {"autocast": True, "compiled": True}
+        yield Contender("PyTorch channels_last, autocast, compiled", "bfloat16", theirs, best)
+    for dtype in dtypes:
+        options = {"batch_size": batch_size, "dtype": dtype}
+        yield Contender("googlenet_jax", dtype, ours, options)
 
 
-def product_ceiling(dtype: str) -> TakeSteps:
-    """A large matrix product with random numbers; one step is 4 x 2 x size^3 operations."""
-    size = _product_size()
-    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    product = jax.jit(jnp.matmul)
-
-    def take_steps(number: int) -> None:
-        result = a
-        for _ in range(4 * number):
-            result = product(a, a)
-        jax.block_until_ready(result)
-
-    return take_steps
-
-
-def _product_size() -> int:
-    return 8192 if torch.cuda.is_available() else 2048
-
-
-def measure(rivals: list[Rival], rounds: int) -> list[list[float]]:
-    """Steps a second of each rival in each round; they take turns within a round."""
-    counts = []
-    for rival in rivals:
-        rival.seconds(1)  # compiles
-        counts.append(max(1, round(ROUND_SECONDS / len(rivals) / rival.seconds(1))))
-    rates: list[list[float]] = [[] for _ in rivals]
-    for _ in range(rounds):
-        for rival, number, found in zip(rivals, counts, rates, strict=True):
-            found.append(number / rival.seconds(number))
-    return rates
+def measure(entrants: list[Contender], rounds: int) -> tuple[list[list[float]], list[float]]:
+    """Steps a second of each in each round, by turns; and each one's peak memory in GB."""
+    with contextlib.ExitStack() as stack:
+        rivals = [stack.enter_context(Rival(each)) for each in entrants]
+        counts = [max(1, round(TURN_SECONDS / rival.seconds(1))) for rival in rivals]
+        rates: list[list[float]] = [[] for _ in rivals]
+        for _ in range(rounds):
+            for rival, number, found in zip(rivals, counts, rates, strict=True):
+                found.append(number / rival.seconds(number))
+        return rates, [rival.peak_memory for rival in rivals]
 
 
 def compare(batch_size: int, training: bool, rounds: int) -> list[dict[str, Any]]:
-    """A row for each contender, with its ratio to PyTorch as the article wrote it."""
+    """A row for each contender, with its ratio to the first; for training, the input's as well."""
     entrants = list(contenders(batch_size, training))
+    size = 8192 if on_gpu() else 2048
     dtypes = sorted({entrant.dtype for entrant in entrants})
-    ceilings = [
-        Contender(dtype, dtype, functools.partial(product_ceiling, dtype)) for dtype in dtypes
+    products = [
+        Contender("product", dtype, "jax_step:product", {"dtype": dtype, "size": size})
+        for dtype in dtypes
     ]
-    with contextlib.ExitStack() as stack:
-        rivals = [stack.enter_context(Rival(each)) for each in [*entrants, *ceilings]]
-        rates = measure(rivals, rounds)
-        memory = [rival.peak_memory for rival in rivals]
-    product_gflop = 4 * 2 * _product_size() ** 3 / 1e9
-    ceiling_of = {
-        dtype: product_gflop * statistics.median(found)
-        for dtype, found in zip(dtypes, rates[len(entrants) :], strict=True)
-    }
+    inputs = [
+        Contender(name, "", "jax_step:inputs", {"batch_size": batch_size, "augmented": augmented})
+        for name, augmented in (("input, augmented", True), ("input, not augmented", False))
+    ]
+    rates, memory = measure([*entrants, *products, *inputs * training], rounds)
+    named = zip(dtypes, rates[len(entrants) :], strict=False)
+    ceilings = {dtype: 2 * size**3 / 1e9 * statistics.median(found) for dtype, found in named}
     gflop = batch_size * (TRAINING_GFLOP if training else INFERENCE_GFLOP)
+    work = {"work": "training" if training else "inference", "batch_size": batch_size}
     rows = []
     for entrant, steps, peak in zip(entrants, rates, memory, strict=False):
-        steps_per_second = statistics.median(steps)
         ratios = [each / reference for each, reference in zip(steps, rates[0], strict=True)]
-        ceiling = ceiling_of[entrant.dtype]
+        done = gflop * statistics.median(steps)
         rows.append(
-            {
-                "work": "training" if training else "inference",
-                "batch_size": batch_size,
+            work
+            | {
                 "contender": f"{entrant.name}, {entrant.dtype}",
-                "images_per_second": batch_size * steps_per_second,
+                "images_per_second": batch_size * statistics.median(steps),
                 "ratio": statistics.median(ratios),
                 "ratio_range": [min(ratios), max(ratios)],
-                "gflop_per_second": gflop * steps_per_second,
-                "share_of_ceiling": gflop * steps_per_second / ceiling,
-                "ceiling_gflop_per_second": ceiling,
+                "gflop_per_second": done,
+                "ceiling_gflop_per_second": ceilings[entrant.dtype],
+                "share_of_ceiling": done / ceilings[entrant.dtype],
                 "peak_memory_gb": peak,
             }
         )
+    if training:
+        shares = [
+            [own / rate for own, rate in zip(rates[len(entrants) - 1], each, strict=True)]
+            for each in rates[-len(inputs) :]
+        ]
+        for name, share in zip(inputs, shares, strict=True):
+            rows[-1][f"share of the {name.name}"] = statistics.median(share)
     return rows
 
 
-def main() -> None:
-    """Prints a Markdown table and writes the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128, 256])
-    parser.add_argument("--work", nargs="+", default=["training", "inference"])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    arguments = parser.parse_args()
+def start_up(batch_size: int) -> list[dict[str, Any]]:
+    """Seconds from a new process to the end of its second training step, cold and warm."""
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ |= {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "TORCHINDUCTOR_CACHE_DIR": cache,
+        }
+        entrants = list(contenders(batch_size, training=True))
+        for entrant in entrants:
+            row: dict[str, Any] = {"batch_size": batch_size, "contender": entrant.name}
+            for state in ("cold", "warm"):
+                started = time.perf_counter()
+                with Rival(entrant) as rival:
+                    step = rival.seconds(1)
+                row[f"{state}_seconds"] = time.perf_counter() - started - step
+            rows.append(row)
+    return rows
 
-    rows: list[dict[str, Any]] = []
-    print(machine())
-    columns = "work | batch | contender | images/s | ratio (range) | GFLOP/s | of the ceiling"
-    print(f"| {columns} | peak GB |")
-    print("|---|---|---|---|---|---|---|---|")
-    for work in arguments.work:
-        for batch_size in arguments.batch_sizes:
-            found = compare(batch_size, work == "training", arguments.rounds)
-            for row in found:
-                low, high = row["ratio_range"]
-                print(
-                    f"| {work} | {batch_size} | {row['contender']} | "
-                    f"{row['images_per_second']:,.1f} | {row['ratio']:.2f} ({low:.2f} - "
-                    f"{high:.2f}) | {row['gflop_per_second']:,.0f} | "
-                    f"{row['share_of_ceiling']:.0%} | {row['peak_memory_gb']:.1f} |",
-                    flush=True,
-                )
-            rows += found
-            if arguments.json:
-                text = json.dumps({"machine": machine(), "rows": rows}, indent=2)
-                arguments.json.write_text(text + "\n")
+
+def as_markdown(row: dict[str, Any]) -> str:
+    """A line under `COLUMNS`."""
+    low, high = row["ratio_range"]
+    return (
+        f"| {row['work']} | {row['batch_size']} | {row['contender']} | "
+        f"{row['images_per_second']:,.1f} | {row['ratio']:.2f} ({low:.2f} - {high:.2f}) | "
+        f"{row['gflop_per_second']:,.0f} | {row['share_of_ceiling']:.0%} | "
+        f"{row['peak_memory_gb']:.1f} |"
+    )
+
+
+def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
+    """Plots images/s by batch size, a curve for each contender."""
+    from matplotlib.figure import Figure
+
+    works = sorted({row["work"] for row in rows}, reverse=True)
+    figure = Figure(figsize=(5.2 * len(works), 4.2), layout="constrained")
+    for work, axes in zip(works, figure.subplots(1, len(works), squeeze=False)[0], strict=True):
+        names = dict.fromkeys(row["contender"] for row in rows if row["work"] == work)
+        for name, marker in zip(names, "osD^v", strict=False):
+            own = [row for row in rows if (row["work"], row["contender"]) == (work, name)]
+            sizes = [row["batch_size"] for row in own]
+            speeds = [row["images_per_second"] for row in own]
+            axes.plot(sizes, speeds, marker=marker, label=name)
+        axes.set(title=work, xlabel="batch size", ylabel="images/s", ylim=(0, None))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.suptitle(title, fontsize="medium")
+    figure.savefig(path, dpi=120)
 
 
 def machine() -> str:
     """Device, versions and the precision that each side calls float32."""
-    device = jax.devices()[0]
+    import jax
+    import torch
+
     tf32 = torch.cuda.is_available() and torch.backends.cudnn.allow_tf32
     return (
-        f"{device.device_kind}, {os.cpu_count()} cores; jax {jax.__version__}, torch "
+        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores; jax {jax.__version__}, torch "
         f"{torch.__version__}; float32 products: jax default precision, torch convolutions "
         f"{'TF32' if tf32 else 'float32'}; {time.strftime('%Y-%m-%d')}"
     )
+
+
+def main() -> None:
+    """Prints Markdown tables; writes the figures as JSON, and a plot."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128, 256])
+    parser.add_argument("--work", nargs="+", default=["training", "inference", "start-up"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--plot", type=Path, help="where to draw images/s by batch size")
+    arguments = parser.parse_args()
+
+    found: dict[str, Any] = {"machine": machine(), "rows": [], "start_up": []}
+    print(found["machine"], COLUMNS, "|---" * 8 + "|", sep="\n")
+    for work in [each for each in arguments.work if each != "start-up"]:
+        for batch_size in arguments.batch_sizes:
+            rows = compare(batch_size, work == "training", arguments.rounds)
+            print(*map(as_markdown, rows), sep="\n", flush=True)
+            found["rows"] += rows
+    for row in found["rows"]:
+        for name, share in row.items():
+            if name.startswith("share of the input"):
+                print(f"batch {row['batch_size']}: {name}: {share:.2%} of a training step")
+    if "start-up" in arguments.work:
+        found["start_up"] = start_up(arguments.batch_sizes[0])
+        for row in found["start_up"]:
+            print(
+                f"start-up to the second step, batch {row['batch_size']}, {row['contender']}: "
+                f"cold {row['cold_seconds']:.1f} s, warm {row['warm_seconds']:.1f} s"
+            )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    if arguments.plot:
+        draw(found["rows"], found["machine"], arguments.plot)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""This project's training step on random images, for the benchmarks."""
+"""This project on random images, for the benchmarks: each function prepares one kind of work."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from googlenet_jax import optimizer, preprocess, state, step
 from googlenet_jax.config import Config
@@ -16,7 +17,7 @@ TakeSteps = Callable[[int], None]
 """Takes so many steps and waits for them."""
 
 
-def initialize(dtype: str) -> tuple[Config, state.TrainState]:
+def _initialize(dtype: str) -> tuple[Config, state.TrainState]:
     """The 95.16 % network's config and its state at step 0."""
     config = Config()
     config.model.dtype = dtype
@@ -24,14 +25,17 @@ def initialize(dtype: str) -> tuple[Config, state.TrainState]:
     return config, state.initialize(jax.random.key(0), config, INFO, schedule)
 
 
-def compile_steps(batch_size: int, dtype: str) -> tuple[TakeSteps, str]:
-    """The steps, and the text of their compiled program."""
-    config, train_state = initialize(dtype)
+def _data(size: int) -> Arrays:
     rng = np.random.default_rng(0)
-    size = 64 * batch_size
     images = rng.integers(0, 256, (size, *INFO.image_shape), np.uint8)
-    data = jax.device_put(Arrays(images, rng.integers(0, 10, size, np.int32)))
-    order, key = epoch_order(jax.random.key(0), 0, size), jax.random.key(1)
+    return jax.device_put(Arrays(images, rng.integers(0, 10, size, np.int32)))
+
+
+def compile_steps(batch_size: int, dtype: str) -> tuple[TakeSteps, str]:
+    """The training steps, and the text of their compiled program."""
+    config, train_state = _initialize(dtype)
+    data = _data(64 * batch_size)
+    order, key = epoch_order(jax.random.key(0), 0, len(data.labels)), jax.random.key(1)
     program = step.train_steps.lower(
         train_state,
         data,
@@ -49,3 +53,54 @@ def compile_steps(batch_size: int, dtype: str) -> tuple[TakeSteps, str]:
         jax.block_until_ready(train_state)
 
     return take_steps, program.as_text()
+
+
+def training(batch_size: int, dtype: str) -> TakeSteps:
+    """Training steps with gathering, augmentation and normalisation."""
+    return compile_steps(batch_size, dtype)[0]
+
+
+def inference(batch_size: int, dtype: str) -> TakeSteps:
+    """The network on a batch that is ready."""
+    _, train_state = _initialize(dtype)
+    images = jax.random.normal(jax.random.key(0), (batch_size, *INFO.image_shape))
+    infer = jax.jit(lambda state, images: state.apply(state.params, images, train=False)[0])
+
+    def take_steps(number: int) -> None:
+        for _ in range(number):
+            logits = infer(train_state, images)
+        jax.block_until_ready(logits)
+
+    return take_steps
+
+
+def inputs(batch_size: int, augmented: bool) -> TakeSteps:
+    """What a training step does before the network: gathering, augmentation, normalisation."""
+    data = _data(64 * batch_size)
+    for_training = preprocess.for_training(Config().data, INFO)
+    prepare = for_training if augmented else preprocess.for_evaluation(INFO)
+
+    @jax.jit
+    def run(number: jax.Array, data: Arrays, order: jax.Array) -> jax.Array:
+        def body(index: jax.Array, _: jax.Array) -> jax.Array:
+            chosen = lax.dynamic_slice(order, (index % 64 * batch_size,), (batch_size,))
+            return prepare(jax.random.fold_in(jax.random.key(1), index), data.images[chosen])
+
+        start = jnp.zeros((batch_size, *INFO.image_shape))
+        return lax.fori_loop(0, number, body, start)
+
+    order = epoch_order(jax.random.key(0), 0, len(data.labels))
+    return lambda number: jax.block_until_ready(run(jnp.int32(number), data, order))
+
+
+def product(dtype: str, size: int) -> TakeSteps:
+    """A large matrix product of random numbers, 2 x size^3 operations."""
+    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    multiply = jax.jit(jnp.matmul)
+
+    def take_steps(number: int) -> None:
+        for _ in range(number):
+            result = multiply(a, a)
+        jax.block_until_ready(result)
+
+    return take_steps

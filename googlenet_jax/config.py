@@ -252,6 +252,19 @@ class TrainConfig:
         0.3, "weight of each auxiliary head's loss beside the classifier's", minimum=0, below=10**6
     )
     init_from: str = _option("", "working directory whose best weights the run starts from")
+    steps_per_call: int = _option(
+        0,
+        "steps a call of the compiled program, between which signals and the bar are served; "
+        "0: as many as take half a second",
+        minimum=0,
+        below=2**31,
+        resumable=True,
+    )
+    compilation_cache: bool = _option(
+        True,
+        "keep compiled programs in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR",
+        resumable=True,
+    )
 
 
 @dataclasses.dataclass(slots=True)

@@ -276,6 +276,8 @@ def test_cifar10_is_the_article_s_row_8():
             "steps": 0,
             "aux_loss_weight": 0.3,
             "init_from": "",
+            "steps_per_call": 0,
+            "compilation_cache": True,
         },
         "checkpoint": {"every_steps": 0},
         "eval": {"every_epochs": 1, "batch_size": 250},
@@ -290,6 +292,8 @@ def test_what_a_resumed_run_may_change():
         "data.cache",
         "train.epochs",
         "train.steps",
+        "train.steps_per_call",
+        "train.compilation_cache",
         "checkpoint.every_steps",
     }
 

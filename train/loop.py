@@ -1,5 +1,6 @@
 """The training loop: data, state, restore, compile, epochs, reports."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -16,7 +17,7 @@ from jaxtyping import PRNGKeyArray
 from googlenet_jax import data, preprocess, state, step
 from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
-from googlenet_jax.data import Dataset, Split
+from googlenet_jax.data import Dataset, Split, encoded
 from googlenet_jax.errors import TrainingError
 from googlenet_jax.metrics import Metrics
 from googlenet_jax.report.curves import draw_curves
@@ -68,12 +69,15 @@ class Run:
     stop: StopRequest
 
 
-def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
+def train_and_evaluate(
+    config: Config, workdir: Path, started: float | None = None
+) -> dict[str, Any]:
     """Trains as `config` says; a workdir that holds checkpoints is resumed, exactly.
 
     Args:
       config: of the run.
       workdir: where everything about it is kept.
+      started: when the program was, by `time.monotonic`; it tells what the start-up took.
 
     Returns:
       What summary.json holds.
@@ -83,11 +87,16 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
       TrainingError: the loss or the gradient is no longer finite.
       SystemExit: a signal came and a checkpoint was written; the status is 128 + its number.
     """
+    start_up = messages.StartUp(time.monotonic() if started is None else started)
+    start_up.lap("import")
     config.validate()
+    if config.train.compilation_cache:
+        keep_programs()
     with lock(workdir), StopRequest.listen() as stop:
         saved_config = check_same_run(workdir, config)
         dataset = data.load(config.data, config.seed).on_device()
         print(f"data: {messages.describe_data(dataset)}", flush=True)
+        start_up.lap("data")
         plan = Plan.of(config, Split.TRAIN.num_examples(dataset))
         schedule = plan.schedule(config)
         # A key for each use: drawing more weights must not change the order of the images.
@@ -103,10 +112,11 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
                 )
             else:
                 train_state, record = start(config, dataset, train_state)
+            start_up.lap("state")
             write_config(workdir, config)
             write_metrics(workdir, record.history)
             run = Run(config, plan, dataset, schedule, order_key, step_key, checkpoints, stop)
-            record = train_epochs(run, workdir, train_state, record)
+            record = train_epochs(run, workdir, train_state, record, start_up)
 
     summary = summarize(config, record, parameters)
     write_atomically(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -115,11 +125,30 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     return summary
 
 
-def train_epochs(run: Run, workdir: Path, train_state: TrainState, record: Record) -> Record:
+def keep_programs() -> None:
+    """Keeps compiled programs in the user's cache folder, unless JAX was told of another."""
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = encoded.cache_folder() / "compiled"
+        with contextlib.suppress(OSError):  # such as a read-only home: a run does without
+            folder.mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small ones add up
+
+
+def train_epochs(
+    run: Run,
+    workdir: Path,
+    train_state: TrainState,
+    record: Record,
+    start_up: messages.StartUp,
+) -> Record:
     """Trains, evaluates and saves until the plan is done; returns the whole record."""
     if len(record.history) == run.plan.epochs:
         return record
+    print("compiling the training steps", flush=True)
     train_steps, preprocess_evaluation = compile_steps(run, train_state)
+    start_up.lap("compile")
+    print(start_up.describe(), flush=True)
     every = run.config.eval.every_epochs
     with TensorBoard(workdir / "tensorboard", record.history) as board:
         # The history has a line for each finished epoch, so it says which one comes next.
@@ -162,7 +191,8 @@ def train_epoch(
     train, every = run.dataset.splits[Split.TRAIN], run.config.checkpoint.every_steps
     order = data.epoch_order(run.order_key, epoch, len(train.labels))
     start, end = epoch * run.plan.steps_per_epoch, run.plan.epoch_end(epoch)
-    steps_done, call_steps = int(train_state.step), 1
+    steps_per_call = run.config.train.steps_per_call
+    steps_done, call_steps = int(train_state.step), steps_per_call or 1
     epoch_seconds = record.epoch_seconds
 
     def save() -> None:
@@ -183,7 +213,8 @@ def train_epoch(
             check_finite(run, train_state)
 
             steps_done, epoch_seconds = until, epoch_seconds + seconds
-            call_steps = max(1, round(min(CALL_SECONDS / seconds, 2) * num_steps))
+            if not steps_per_call:
+                call_steps = max(1, round(min(CALL_SECONDS / seconds, 2) * num_steps))
             if every and steps_done % every == 0 and steps_done < end:
                 save()
             shown = {
@@ -200,8 +231,6 @@ def compile_steps(run: Run, train_state: TrainState) -> tuple[TrainSteps, step.P
     """The compiled training steps, and the preprocessing for evaluation."""
     info = run.dataset.info
     train = run.dataset.splits[Split.TRAIN]
-    print("compiling the training steps", flush=True)
-    started = time.monotonic()
     compiled = step.train_steps.lower(
         train_state,
         train,
@@ -212,7 +241,6 @@ def compile_steps(run: Run, train_state: TrainState) -> tuple[TrainSteps, step.P
         preprocess=preprocess.for_training(run.config.data, info),
         aux_loss_weight=run.config.train.aux_loss_weight,
     ).compile()
-    print(f"compiled in {time.monotonic() - started:.1f} s", flush=True)
     return compiled, preprocess.for_evaluation(info)
 
 

@@ -1,6 +1,6 @@
 """Trains a network: python -m train.main --config configs/digits.py --workdir runs/digits."""
 
-from train import allocator, console
+from train import STARTED, allocator, console
 
 
 def main(argv: list[str]) -> None:
@@ -15,7 +15,7 @@ def main(argv: list[str]) -> None:
     # JAX is imported once the flags are known to be right: a mistake in them is told at once.
     from train.loop import train_and_evaluate
 
-    train_and_evaluate(config, workdir)
+    train_and_evaluate(config, workdir, STARTED)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The lines that a run prints."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,28 @@ from tqdm import tqdm
 from googlenet_jax.config import Config
 from googlenet_jax.data import Dataset, Split
 from train.resume import Plan
+
+
+class StartUp:
+    """Where the time before the first step goes; each lap begins where the last one ended.
+
+    Args:
+      started: when the first lap began, by `time.monotonic`.
+    """
+
+    def __init__(self, started: float):
+        self._started = self._last = started
+        self._laps: list[str] = []
+
+    def lap(self, name: str) -> None:
+        """Ends a lap."""
+        now = time.monotonic()
+        self._laps.append(f"{name} {now - self._last:.1f} s")
+        self._last = now
+
+    def describe(self) -> str:
+        """The laps and their sum in one line."""
+        return f"started in {self._last - self._started:.1f} s: {', '.join(self._laps)}"
 
 
 def describe_data(dataset: Dataset) -> str:

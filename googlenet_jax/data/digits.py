@@ -7,7 +7,6 @@ images are counts of 0 to 16 dark pixels in 4x4 cells.
 import hashlib
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from googlenet_jax.data.dataset import Arrays, Dataset, DatasetInfo, Split, check_sum
 from googlenet_jax.errors import DataError
@@ -33,6 +32,8 @@ def load(path: str, unofficial: bool) -> Dataset:
     """
     if path:
         raise DataError(f"data.path={path!r}: the digits are embedded and take no path")
+    from sklearn.datasets import load_digits  # here, since the other sets do without
+
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = digits.target.astype(np.int32)

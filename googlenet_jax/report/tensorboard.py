@@ -4,8 +4,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tensorboardX import SummaryWriter
-
 
 class TensorBoard:
     """A folder of events that holds a run's history once, however often it was resumed.
@@ -18,6 +16,9 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, history: list[dict[str, Any]]):
+        # Here, since it imports PyTorch where that is installed.
+        from tensorboardX import SummaryWriter
+
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer = SummaryWriter(str(folder), flush_secs=10)
