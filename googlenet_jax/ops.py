@@ -1,78 +1,30 @@
 """Convolution and max pooling whose gradients are fast on every backend.
 
 On a CPU, XLA computes a convolution's kernel gradient at 4 to 17 GFLOP/s where a matrix product
-reaches 100 and more, and slows down native convolution gradients 20 times inside a loop (jax
-issue 12868): there the same values come from plain convolutions and matrix products. The
-gradient of XLA's native max pooling costs more than the convolutions around it on a CPU, and on a
-GPU it is slow too: shifted views made the whole training step 1.6 times faster on an H100 in
-bfloat16 (6,400 to 10,200 images/s at batch 128). On a CPU, keeping which tap of a window won made
-forward and gradient 12 times faster than finding it again (14 against 169 ms, 32x32x32x192).
+reaches 100, and slows down native convolution gradients 20 times inside a loop (jax issue 12868):
+there the same values come from plain convolutions and matrix products. The gradient of XLA's
+native max pooling costs more than the convolutions around it on a CPU, and on a GPU too: shifted
+views made the training step 1.6 times faster on an H100 in bfloat16 (6,400 to 10,200 images/s at
+batch 128). On a CPU, keeping which tap of a window won made forward and gradient 12 times faster
+than finding it again (14 against 169 ms, 32x32x32x192).
 
-The choice is made by `jax.lax.platform_dependent`, that is when a program is compiled, so an
-exported program keeps both.
+`jax.lax.platform_dependent` chooses when a program is compiled: an exported one keeps both.
 """
 
 import functools
-import itertools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
-"""((low, high) of the height, (low, high) of the width), in pixels."""
+from googlenet_jax.windows import NO_PADDING, Padding, adjoint, shifted_views
 
 Images = Float[Array, "batch height width in_channels"]
 Kernel = Float[Array, "kernel_height kernel_width in_channels out_channels"]
 Outputs = Float[Array, "batch out_height out_width out_channels"]
 Pooled = Float[Array, "batch out_height out_width in_channels"]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_NO_PADDING: Padding = ((0, 0), (0, 0))
-
-
-def _pad(x: Array, padding: Padding, fill: float, interior: int = 0) -> Array:
-    """Pads height and width around and, by `interior`, between pixels; below 0 it crops."""
-    spatial = [(low, high, interior) for low, high in padding]
-    return lax.pad(x, jnp.array(fill, x.dtype), [(0, 0, 0), *spatial, (0, 0, 0)])
-
-
-def _shifted_views(
-    x: Array, window: tuple[int, ...], stride: int, padding: Padding, fill: float
-) -> Iterator[Array]:
-    """For each tap of a window, row-major: the pixels that it meets, one for each output."""
-    padded = _pad(x, padding, fill)
-    batch, height, width, channels = padded.shape
-    rows, columns = ((height - window[0]) // stride, (width - window[1]) // stride)
-    for row, column in itertools.product(range(window[0]), range(window[1])):
-        yield lax.slice(
-            padded,
-            (0, row, column, 0),
-            (batch, row + rows * stride + 1, column + columns * stride + 1, channels),
-            (1, stride, stride, 1),
-        )
-
-
-def _adjoint(
-    gradient: Array,
-    size: tuple[int, ...],
-    window: tuple[int, ...],
-    stride: int,
-    padding: Padding,
-    fill: float = 0,
-) -> Array:
-    """The outputs' gradient, spread so that windows of stride 1 over it meet each of the inputs.
-
-    The window of an input pixel holds the outputs whose windows hold the pixel: its last tap is
-    the output that sees the pixel with its first. `fill` is what stands between and around them.
-    """
-    spans = [(outputs - 1) * stride + 1 for outputs in gradient.shape[1:3]]
-    rows, columns = (
-        (window[axis] - 1 - low, size[axis] + low - spans[axis])
-        for axis, (low, _) in enumerate(padding)
-    )
-    return _pad(gradient, (rows, columns), fill, interior=stride - 1)
 
 
 def same_padding(size: int) -> Padding:
@@ -91,7 +43,7 @@ def _native_conv(
 def _conv_as_product(
     x: Images, kernel: Kernel, stride: int, padding: Padding, precision: str
 ) -> Outputs:
-    if kernel.shape[:2] == (1, 1) and stride == 1 and padding == _NO_PADDING:
+    if kernel.shape[:2] == (1, 1) and stride == 1 and padding == NO_PADDING:
         return jnp.matmul(x, kernel[0, 0], precision=precision)
     return _native_conv(x, kernel, stride, padding, precision)
 
@@ -131,26 +83,15 @@ def _conv_backward(
         return vjp(gradient)
 
     def in_plain_forms(x: Images, kernel: Kernel, gradient: Outputs) -> tuple[Images, Kernel]:
+        # The input's gradient: the outputs' is convolved, forward, with the flipped kernel.
+        spread = adjoint(gradient, x.shape[1:3], kernel.shape[:2], stride, padding)
+        flipped = kernel[::-1, ::-1].swapaxes(2, 3)
         return (
-            _input_gradient(x.shape[1:3], kernel, gradient, stride, padding, precision),
+            _conv_as_product(spread, flipped, 1, NO_PADDING, precision),
             _kernel_gradient(x, kernel.shape, gradient, stride, padding, precision),
         )
 
     return lax.platform_dependent(*saved, gradient, cpu=in_plain_forms, default=native)
-
-
-def _input_gradient(
-    size: tuple[int, ...],
-    kernel: Kernel,
-    gradient: Outputs,
-    stride: int,
-    padding: Padding,
-    precision: str,
-) -> Images:
-    """A forward convolution of the gradient with the flipped kernel."""
-    spread = _adjoint(gradient, size, kernel.shape[:2], stride, padding)
-    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _conv_as_product(spread, flipped, 1, _NO_PADDING, precision)
 
 
 def _kernel_gradient(
@@ -180,7 +121,7 @@ def _kernel_gradient(
     flat = gradient.reshape(-1, shape[3])
     taps = [
         jnp.matmul(view.reshape(-1, shape[2]).T, flat, precision=precision)
-        for view in _shifted_views(x, shape[:2], stride, padding, fill=0)
+        for view in shifted_views(x, shape[:2], stride, padding, fill=0)
     ]
     return jnp.stack(taps).reshape(shape)
 
@@ -207,7 +148,7 @@ def _max_pool_forward(
         return maxima, jnp.zeros(maxima.shape, jnp.uint8)
 
     def by_views(x: Images) -> tuple[Pooled, Array]:
-        views = _shifted_views(x, (window, window), stride, padding, -jnp.inf)
+        views = shifted_views(x, (window, window), stride, padding, -jnp.inf)
         maxima = next(views)
         winner = jnp.zeros(maxima.shape, jnp.uint8)
         for tap, view in enumerate(views, start=1):
@@ -235,8 +176,8 @@ def _max_pool_backward(
         square = (window, window)
 
         def views(outputs: Array, fill: int) -> list[Array]:
-            spread = _adjoint(outputs, x.shape[1:3], square, stride, padding, fill)
-            return list(_shifted_views(spread, square, 1, _NO_PADDING, fill))[::-1]
+            spread = adjoint(outputs, x.shape[1:3], square, stride, padding, fill)
+            return list(shifted_views(spread, square, 1, NO_PADDING, fill))[::-1]
 
         zero = jnp.zeros((), gradient.dtype)
         pairs = zip(views(winner, window**2), views(gradient, 0), strict=True)
