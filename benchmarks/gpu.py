@@ -61,10 +61,12 @@ def describe(comparison: dict[str, Any], history: list[dict[str, Any]], device_k
     seconds = sum(entry["seconds"] for entry in history)
     speed = sum(entry["images_per_second"] for entry in history) / len(history)
     accuracies = [entry["test_accuracy"] for entry in history if "test_accuracy" in entry]
-    reached = f"test accuracy {accuracies[-1]:.4f}, best so far {max(accuracies):.4f}"
+    reached = "not evaluated yet"
+    if accuracies:
+        reached = f"test accuracy {accuracies[-1]:.4f}, best so far {max(accuracies):.4f}"
     lines.append(
         f"row 8: epoch {last['epoch']} in {seconds:.0f} s, {speed:,.0f} images/s "
-        f"({utilisation(device_kind, speed)}); {reached if accuracies else 'not evaluated yet'}"
+        f"({utilisation(device_kind, speed)}); {reached}"
     )
     return "\n".join(lines)
 

@@ -19,7 +19,8 @@ print(os.getpid(), repr(before), sys.argv[1:])
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
 @pytest.mark.parametrize(
-    ("given", "found"), [(None, allocator.ENVIRONMENT["GLIBC_TUNABLES"]), ("", ""), ("glibc.malloc.check=1",) * 2]
+    ("given", "found"),
+    [(None, allocator.ENVIRONMENT["GLIBC_TUNABLES"]), ("", ""), ("glibc.malloc.check=1",) * 2],
 )
 def test_restart(given, found):
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}

@@ -1,17 +1,21 @@
 """The whole program on the shipped digits config, made small."""
 
 import json
+import os
+import re
+import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+import tiny_run
 
 from configs import digits
 from googlenet_jax.checkpoint import Checkpoints
 from googlenet_jax.errors import ConfigError
 from googlenet_jax.loading import load_model
-from train import console, main
+from train import console, loop, main
 from train.loop import train_and_evaluate
 
 
@@ -71,6 +75,60 @@ def test_a_run_leaves_everything_it_promises(tmp_path, capfd):
 def same_bits(first, second):
     leaves = [jax.tree.leaves(model.state) for model in (first, second)]
     return all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
+def test_the_steps_of_a_call_are_what_the_config_says(tmp_path, monkeypatch):
+    """8 steps an epoch, in calls of 3; that changes no bit of the result."""
+    asked = []
+
+    def watched(*args):
+        train_steps, preprocess = compile_steps(*args)
+
+        def note(state, data, order, num_steps, key):
+            asked.append(int(num_steps))
+            return train_steps(state, data, order, num_steps, key)
+
+        return note, preprocess
+
+    compile_steps = loop.compile_steps
+    monkeypatch.setattr(loop, "compile_steps", watched)
+    config = small_config()
+    config.train.epochs = 1
+    train_and_evaluate(config, tmp_path / "adapted")
+    assert (asked[0], sum(asked)) == (1, 8)
+    asked.clear()
+    config.train.steps_per_call = 3
+    train_and_evaluate(config, tmp_path / "told")
+    assert asked == [3, 3, 2]
+    assert same_bits(*(load_model(tmp_path / name, "latest") for name in ("adapted", "told")))
+
+
+@pytest.mark.parametrize(
+    ("argument", "cache", "is_kept"),
+    [
+        ("--config.train.compilation_cache=True", "cache", True),
+        ("--config.train.compilation_cache=False", "cache", False),
+        ("--config.train.compilation_cache=True", "a file/cache", False),
+    ],
+)
+def test_compiled_programs_are_kept_for_the_next_run(tmp_path, argument, cache, is_kept):
+    """A home in which no folder can be made is done without, silently."""
+    (tmp_path / "a file").touch()
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / cache)}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
+    arguments = [*tiny_run.ARGUMENTS, "--config.train.steps=1", argument]
+    run = subprocess.run(
+        [sys.executable, "-m", "train.main", *arguments, "--workdir", str(tmp_path / "run")],
+        env=environment | {"MPLCONFIGDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = (line for line in run.stdout.splitlines() if line.startswith("started in "))
+    assert re.fullmatch(r"started in .* s: import .* s, data .* s, state .* s, compile .* s", line)
+    assert "compil" not in run.stderr
+    kept = list((tmp_path / "cache").glob("googlenet_jax/compiled/jit_train_steps-*"))
+    assert bool(kept) == is_kept
 
 
 def test_a_longer_run_extends_a_shorter_one_where_the_schedule_allows_it(tmp_path, capfd):
