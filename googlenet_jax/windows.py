@@ -12,9 +12,11 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 NO_PADDING: Padding = ((0, 0), (0, 0))
 Images = Shaped[Array, "batch height width channels"]
+Padded = Shaped[Array, "batch padded_height padded_width channels"]
+Outputs = Shaped[Array, "batch out_height out_width channels"]
 
 
-def pad(x: Images, padding: Padding, fill: float, interior: int = 0) -> Images:
+def pad(x: Images, padding: Padding, fill: float, interior: int = 0) -> Padded:
     """Pads height and width around and, by `interior`, between pixels; below 0 it crops."""
     spatial = [(low, high, interior) for low, high in padding]
     return lax.pad(x, jnp.array(fill, x.dtype), [(0, 0, 0), *spatial, (0, 0, 0)])
@@ -22,7 +24,7 @@ def pad(x: Images, padding: Padding, fill: float, interior: int = 0) -> Images:
 
 def shifted_views(
     x: Images, window: tuple[int, ...], stride: int, padding: Padding, fill: float
-) -> Iterator[Shaped[Array, "batch out_height out_width channels"]]:
+) -> Iterator[Outputs]:
     """For each tap of a window, row-major: the pixels that it meets, one for each output."""
     padded = pad(x, padding, fill)
     batch, height, width, channels = padded.shape
@@ -37,13 +39,13 @@ def shifted_views(
 
 
 def adjoint(
-    gradient: Shaped[Array, "batch out_height out_width channels"],
+    gradient: Outputs,
     size: tuple[int, ...],
     window: tuple[int, ...],
     stride: int,
     padding: Padding,
     fill: float = 0,
-) -> Images:
+) -> Padded:
     """The outputs' gradient, spread so that windows of stride 1 over it meet each of the inputs.
 
     The window of an input pixel holds the outputs whose windows hold the pixel: its last tap is
