@@ -127,7 +127,7 @@ def train_and_evaluate(
 
 def keep_programs() -> None:
     """Keeps compiled programs in the user's cache folder, unless JAX was told of another."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         folder = encoded.cache_folder() / "compiled"
         with contextlib.suppress(OSError):  # such as a read-only home: a run does without
             folder.mkdir(parents=True, exist_ok=True)
