@@ -9,17 +9,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(workdir: str | Path, checkpoint: str = "best") -> "Model":
-    """A trained network to call: `load(workdir).logits(images)`.
+def load(folder: str | Path, checkpoint: str = "best") -> "Model":
+    """A trained network to call: `load(folder).logits(images)`.
 
     Args:
-      workdir: of `python -m train.main`.
-      checkpoint: "best", "latest" or a step.
+      folder: a working directory of `python -m train.main`, an export of `python -m
+        train.export`, or the name of a network that ships with the package: "digits".
+      checkpoint: of a run: "best", "latest" or a step.
 
     Raises:
-      CheckpointError: no such run or checkpoint, or a damaged one.
+      CheckpointError: no such run, checkpoint or export, or a damaged one.
     """
     # JAX takes a second to import, for which a mistake on the command line need not wait.
     from googlenet_jax.loading import load_model
 
-    return load_model(Path(workdir), checkpoint)
+    return load_model(folder, checkpoint)

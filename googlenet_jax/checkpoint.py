@@ -160,7 +160,7 @@ class Checkpoints:
             {"state": state},
             force=True,
             overwrite=step in self.steps,
-            custom_metadata={**proven, "digest": _digest(_canonical(proven))},
+            custom_metadata={**proven, "digest": digest(canonical(proven))},
         )
         self._unsealed = step
 
@@ -260,7 +260,7 @@ class Checkpoints:
         try:
             with _no_logging():
                 metadata = dict(self._orbax.checkpointables_metadata(step).custom_metadata)
-            if metadata.pop("digest") != _digest(_canonical(metadata)):
+            if metadata.pop("digest") != digest(canonical(metadata)):
                 raise ValueError("its record has changed")
             return metadata
         except Exception as error:  # as in `restore`
@@ -283,7 +283,7 @@ def _no_logging() -> Iterator[None]:
 
 def _leaf_digests(state: TrainState) -> dict[str, str]:
     return {
-        name: f"{_describe(leaf)} {_digest(np.asarray(leaf).tobytes())}"
+        name: f"{_describe(leaf)} {digest(np.asarray(leaf).tobytes())}"
         for name, leaf in _named_leaves(jax.device_get(state))
     }
 
@@ -299,14 +299,16 @@ def _describe(leaf: Any) -> str:
 
 def _file_digests(folder: Path) -> dict[str, str]:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEAL)
-    return {p.relative_to(folder).as_posix(): _digest(p.read_bytes()) for p in files}
+    return {p.relative_to(folder).as_posix(): digest(p.read_bytes()) for p in files}
 
 
-def _digest(*parts: bytes) -> str:
+def digest(*parts: bytes) -> str:
+    """The sha256 of the parts, one after the other."""
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def _canonical(values: Any) -> bytes:
+def canonical(values: Any) -> bytes:
+    """The same bytes for the same JSON values, in whatever order their names stand."""
     return json.dumps(values, sort_keys=True).encode()
 
 

@@ -1,4 +1,4 @@
-"""From a working directory to a network that can be called."""
+"""From a working directory or an export to a network that can be called."""
 
 import dataclasses
 import functools
@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from googlenet_jax import optimizer, state
+from googlenet_jax import export, optimizer, pretrained, state
 from googlenet_jax.augment import normalize
 from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
 from googlenet_jax.data import DatasetInfo
 from googlenet_jax.errors import CheckpointError, UserError
 from googlenet_jax.state import TrainState
-from googlenet_jax.workdir import CHECKPOINTS, read_config
+from googlenet_jax.workdir import CHECKPOINTS, CONFIG, read_config
 
 HEADS = {"aux1", "aux2"}
 
@@ -28,7 +28,7 @@ class Model:
     Attributes:
       info: image shape, class names and normalisation.
       state: the weights, and the step at which they were saved.
-      record: the history of the run up to there.
+      record: the history of the run up to there; of an export, its last line at the most.
     """
 
     info: DatasetInfo
@@ -60,8 +60,34 @@ class Model:
         return _logits(self.state, images, self.info)
 
 
-def load_model(workdir: Path, checkpoint: str) -> Model:
+def load_model(folder: str | Path, checkpoint: str) -> Model:
     """See `googlenet_jax.load`."""
+    folder = pretrained.find(folder)
+    # Every run makes the folder of its checkpoints before its config.json.
+    if (folder / CONFIG).exists() and not (folder / CHECKPOINTS).exists():
+        if checkpoint != "best":
+            raise CheckpointError(f"{folder}: an export holds one checkpoint, not {checkpoint!r}")
+        return load_export(folder)
+    return load_run(folder, checkpoint)
+
+
+def load_export(folder: Path) -> Model:
+    """The network of an export.
+
+    Raises:
+      CheckpointError: there is none, or a damaged one.
+    """
+    found, tensors = export.read(folder)
+    like = abstract_state(found.config, found.dataset)
+    return Model(found.dataset, export.fill(like, found.step, tensors, folder), found.record)
+
+
+def load_run(workdir: Path, checkpoint: str) -> Model:
+    """The network of a run's checkpoint.
+
+    Raises:
+      CheckpointError: no such run or checkpoint, or a damaged one.
+    """
     config = read_config(workdir)
     with open_checkpoints(workdir) as checkpoints:
         step = checkpoints.resolve(checkpoint)
@@ -95,16 +121,16 @@ def abstract_state(config: Config, info: DatasetInfo) -> TrainState:
 
 
 def start_from(fresh: TrainState, workdir: str) -> TrainState:
-    """A state at step 0 with the weights of another run's best checkpoint.
+    """A state at step 0 with the weights of another run's best checkpoint, or of an export.
 
     The classifiers keep their own initial weights where the numbers of classes differ; auxiliary
     heads that this network lacks are left out.
 
     Raises:
-      CheckpointError: there is no such checkpoint, or its network is another one.
+      CheckpointError: there is no such checkpoint or export, or its network is another one.
     """
     try:
-        source = load_model(Path(workdir), "best").state
+        source = load_model(workdir, "best").state
     except UserError as error:
         raise CheckpointError(f"train.init_from={workdir!r}: {error}") from error
     params, batch_stats = (

@@ -73,6 +73,27 @@ class TrainState:
         """A copy with some attributes changed."""
         return dataclasses.replace(self, **changes)
 
+    def with_weights(self, step: int, params: PyTree, batch_stats: PyTree) -> Self:
+        """A state with other weights, and an optimizer that starts afresh.
+
+        Args:
+          step: optimizer steps that made the weights.
+          params: in the shape of `self.params`.
+          batch_stats: likewise.
+        """
+        params, batch_stats = jax.tree.map(jnp.asarray, (params, batch_stats))
+        metrics, report = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (self.metrics, self.report)
+        )
+        return self.replace(
+            step=jnp.int32(step),
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=self.optimizer.init(params),
+            metrics=metrics,
+            report=report,
+        )
+
     def apply(
         self, params: PyTree, images: Float[Array, "batch height width channels"], **kwargs: Any
     ) -> tuple[Float[Array, "batch classes"], tuple[Float[Array, "batch classes"], ...], PyTree]:

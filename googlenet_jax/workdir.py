@@ -36,6 +36,23 @@ def lock(workdir: Path) -> Iterator[None]:
         yield
 
 
+def check_new(folder: Path, flag: str) -> None:
+    """Makes sure that a folder holds nothing that could be overwritten.
+
+    Args:
+      folder: to be written; need not exist.
+      flag: that named it.
+
+    Raises:
+      UserError: it is not empty, or no folder.
+    """
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{flag}={folder}: is not empty; choose another directory")
+    except OSError as error:
+        raise UserError(f"{flag}={folder}: cannot be written: {error}") from error
+
+
 def read_config(workdir: Path) -> Config:
     """The config that the run in `workdir` was started with.
 

@@ -31,9 +31,13 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.exit(128 + signal.SIGINT)
 
 
-def _fail(error: Exception, status: int) -> None:
-    # One line, whatever the libraries and the user's own config file put into theirs.
+def complain(error: object) -> None:
+    """Prints one line, whatever the libraries and the user's own files put into the error."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _fail(error: Exception, status: int) -> None:
+    complain(error)
     sys.exit(status)
 
 

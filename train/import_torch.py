@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from googlenet_jax.errors import DataError, UserError
+from googlenet_jax.errors import DataError
 from train import console, flags
 
 if TYPE_CHECKING:
@@ -85,32 +85,17 @@ def write_workdir(
       UserError: the directory will not do.
     """
     import jax
-    import jax.numpy as jnp
 
     from googlenet_jax.checkpoint import Checkpoints, Record
     from googlenet_jax.interop import torch_weights
     from googlenet_jax.loading import abstract_state
-    from googlenet_jax.metrics import Metrics
     from googlenet_jax.report.summary import environment
-    from googlenet_jax.state import StepReport
-    from googlenet_jax.workdir import CHECKPOINTS, lock, write_atomically, write_config
+    from googlenet_jax.workdir import CHECKPOINTS, check_new, lock, write_atomically, write_config
 
     like = abstract_state(config, info)
     params, stats, steps = torch_weights.import_into(like.params, like.batch_stats, file)
-    try:
-        if workdir.exists() and any(workdir.iterdir()):
-            raise UserError(f"--workdir={workdir}: is not empty; choose another directory")
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
-    params, stats = jax.tree.map(jnp.asarray, (params, stats))
-    imported = like.replace(
-        step=jnp.int32(steps),
-        params=params,
-        batch_stats=stats,
-        opt_state=like.optimizer.init(params),
-        metrics=Metrics.empty(info.num_classes),
-        report=StepReport.empty(),
-    )
+    check_new(workdir, "--workdir")
+    imported = like.with_weights(steps, params, stats)
     origin = {
         "source": path.name,
         "sha256": file.sha256,

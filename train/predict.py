@@ -1,0 +1,197 @@
+"""Classifies pictures: python -m train.predict --workdir runs/digits photo.jpg scans/.
+
+How a picture becomes what the network sees: `googlenet_jax.pictures`.
+"""
+
+import io
+import itertools
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from googlenet_jax import pretrained
+from googlenet_jax.errors import DataError, UserError
+from train import console
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from googlenet_jax.loading import Model
+
+T = TypeVar("T")
+Source = tuple[str, Path | bytes | DataError]
+"""A picture's name and its file or content, or why there is none."""
+
+BATCH_SIZE = 64
+TOP_K = 5
+STDIN_BYTES = 2**28  # what comes from there is held in memory
+
+
+def main(argv: list[str]) -> None:
+    """Prints a line for each picture; ends with status 2 if one of them could not be read."""
+    parser = console.Parser(
+        "train.predict",
+        description="Names the most probable classes of pictures of any size and kind.",
+        epilog="Networks that ship with this package, each with samples: "
+        + ", ".join(
+            f"{name} ({pretrained.FOLDER / name / 'samples'})" for name in pretrained.names()
+        ),
+        allow_abbrev=False,
+    )
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--workdir", type=Path, help="of a run")
+    network.add_argument("--model", help="an export, or the name of a network that ships")
+    parser.add_argument(
+        "--checkpoint", help="of the run: best (default), latest or a step", metavar="NAME"
+    )
+    parser.add_argument(
+        "--top-k", type=int, metavar="K", help=f"classes to name; {TOP_K} (default) or all"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object a line")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="a file, a folder with all below it, or - (stdin)",
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.model is not None and arguments.checkpoint is not None:
+        raise UserError("--checkpoint: an export holds one checkpoint; only runs have more")
+
+    # Imported here so that a mistake on the command line is told before JAX has loaded.
+    from PIL import Image
+
+    from googlenet_jax.loading import load_export, load_run
+
+    if arguments.workdir:
+        model = load_run(arguments.workdir, arguments.checkpoint or "best")
+    else:
+        model = load_export(pretrained.find(arguments.model))
+    names = model.info.class_names
+    top_k = min(TOP_K, len(names)) if arguments.top_k is None else arguments.top_k
+    if not 1 <= top_k <= len(names):
+        raise UserError(f"--top-k={top_k}: must be 1 to {len(names)}, the number of classes")
+    # Pillow's remarks about a file would be lines between ours; a bomb is to be left alone.
+    warnings.filterwarnings("ignore", module="PIL")
+    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be any bytes
+
+    failed = False
+    for name, result in classify(model, find_images(arguments.images)):
+        if isinstance(result, DataError):
+            failed = True
+            console.complain(f"{name}: {result}")
+        else:
+            # Flushed line by line: who reads them need not wait for the last batch.
+            print(render(name, result, names, top_k, arguments.json), flush=True)
+    if failed:
+        sys.exit(2)
+
+
+def render(
+    name: str, probabilities: "np.ndarray", class_names: Sequence[str], top_k: int, as_json: bool
+) -> str:
+    """A picture's most probable classes in one line; of equals, the first class first."""
+    best = (-probabilities).argsort(stable=True)[:top_k]
+    if as_json:
+        predictions = [
+            {
+                "class": class_names[label],
+                "label": int(label),
+                "probability": float(probabilities[label]),
+            }
+            for label in best
+        ]
+        return json.dumps({"image": name, "predictions": predictions})
+    return f"{name}: " + ", ".join(f"{class_names[i]} {probabilities[i]:.2%}" for i in best)
+
+
+def find_images(arguments: Sequence[str]) -> list[Source]:
+    """What the arguments name, in their order; a folder's files sorted by path."""
+    found: list[Source] = []
+    for argument in arguments:
+        if argument == "-":
+            content = sys.stdin.buffer.read(STDIN_BYTES + 1)
+            too_large = DataError(f"is too large: more than {STDIN_BYTES:,} bytes")
+            found.append((argument, too_large if len(content) > STDIN_BYTES else content))
+        elif not Path(argument).is_dir():
+            found.append((argument, Path(argument)))
+        else:
+            problems: list[OSError] = []
+            walk = list(os.walk(argument, onerror=problems.append))
+            paths = sorted(Path(root, name) for root, _, names in walk for name in names)
+            files: list[Source] = [(str(path), path) for path in paths if path.is_file()]
+            files += [
+                (str(e.filename), DataError(f"cannot be read: {e.strerror}")) for e in problems
+            ]
+            found += files or [(argument, DataError("holds no files"))]
+    return found
+
+
+def classify(
+    model: "Model", sources: Sequence[Source]
+) -> Iterator[tuple[str, "np.ndarray | DataError"]]:
+    """The probabilities of each picture's classes, or why it has none, in the sources' order.
+
+    Files are decoded while the device computes the batch before, one program serves all batches,
+    and a batch's results are there once the next one has been started.
+
+    Args:
+      model: of which normalisation, size and classes are taken.
+      sources: at least one.
+    """
+    import jax
+    import numpy as np
+
+    from googlenet_jax import pictures
+
+    shape = model.info.image_shape
+    batches = -(-len(sources) // BATCH_SIZE)
+    size = -(-len(sources) // batches)  # equal batches: little is computed for nothing
+
+    def decode(content: Path | bytes | DataError) -> "np.ndarray | DataError":
+        if isinstance(content, DataError):
+            return content
+        file = io.BytesIO(content) if isinstance(content, bytes) else content
+        try:
+            return pictures.read(file, shape)
+        except DataError as error:
+            return error
+
+    def compute(decoding: "list[Future]") -> "tuple[list, jax.Array]":
+        decoded = [future.result() for future in decoding]
+        images = np.zeros((size, *shape), np.uint8)
+        for index, pixels in enumerate(decoded):
+            if not isinstance(pixels, DataError):
+                images[index] = pixels
+        return decoded, jax.nn.softmax(model.logits(images))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = one_ahead(
+            [pool.submit(decode, content) for _, content in sources[start : start + size]]
+            for start in range(0, len(sources), size)
+        )
+        done = 0
+        for decoded, probabilities in one_ahead(map(compute, futures)):
+            rows = np.asarray(probabilities)
+            for (name, _), pixels, row in zip(sources[done:], decoded, rows, strict=False):
+                yield name, pixels if isinstance(pixels, DataError) else row
+            done += size
+
+
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each of them handed out once the next one has been begun."""
+    for item, _ in itertools.pairwise(itertools.chain(items, [None])):
+        yield item  # type: ignore[misc]
+
+
+if __name__ == "__main__":
+    console.run(main)
