@@ -251,7 +251,9 @@ class TrainConfig:
     aux_loss_weight: float = _option(
         0.3, "weight of each auxiliary head's loss beside the classifier's", minimum=0, below=10**6
     )
-    init_from: str = _option("", "working directory whose best weights the run starts from")
+    init_from: str = _option(
+        "", "working directory, whose best weights the run starts from, or export"
+    )
     steps_per_call: int = _option(
         0,
         "steps a call of the compiled program, between which signals and the bar are served; "

@@ -47,7 +47,7 @@ class Description:
     """What config.json holds, beside the files' sums.
 
     Attributes:
-      config: of the run; without paths, which mean nothing elsewhere.
+      config: of the run, made `portable`.
       dataset: image shape, classes and normalisation.
       step: at which the weights were saved.
       metrics: the line of metrics.jsonl of that step; empty where it was not evaluated.
@@ -78,6 +78,13 @@ class Description:
         }
 
 
+def portable(config: Config) -> Config:
+    """A copy without the paths of this machine; of `train.init_from` the name is left."""
+    config = Config.from_dict(config.to_dict())
+    config.data.path, config.train.init_from = "", Path(config.train.init_from).name
+    return config
+
+
 def describe(
     model: "Model", config: Config, checkpoint: str, command: str, environments: dict[str, Any]
 ) -> Description:
@@ -85,13 +92,11 @@ def describe(
 
     Args:
       model: of the run.
-      config: likewise.
+      config: likewise, made `portable`.
       checkpoint: as it was asked for: best, latest or a step.
       command: that starts such a run.
       environments: of its training and of its export.
     """
-    config = Config.from_dict(config.to_dict())
-    config.data.path, config.train.init_from = "", Path(config.train.init_from).name
     step, history = int(model.state.step), model.record.history
     data = {**model.record.provenance, "source": Path(model.record.provenance["source"]).name}
     data.pop("cache", None)
@@ -153,9 +158,7 @@ def read(folder: Path) -> tuple[Description, dict[str, np.ndarray]]:
         if sums.pop(CONFIG) != digest(canonical(values)):
             raise CheckpointError("it is damaged or was edited: its sha256 is another one")
         del values["format"], values["sha256"]
-        values["config"] = Config.from_dict(values["config"])
-        values["dataset"] = _checked(DatasetInfo.from_dict(values["dataset"]))
-        description = Description(**values)
+        description = _description(**values)
         expected = sums[WEIGHTS]
     except OSError as error:
         raise CheckpointError(f"{folder}: holds no run and no export ({error.strerror})") from error
@@ -214,20 +217,28 @@ def serialize(model: "Model") -> bytes:
         jax.config.update("jax_traceback_in_locations_limit", frames)
 
 
-def _checked(info: DatasetInfo) -> DatasetInfo:
-    """Refuses, by a ValueError, what a network's images and classes cannot be."""
-    numbers = (*info.image_shape, *info.mean, *info.std)
+def _description(
+    config: Any, dataset: Any, step: Any, metrics: Any, provenance: Any
+) -> Description:
+    """What stands in config.json; of what cannot be there, a ValueError."""
+    shape, mean, std = dataset["image_shape"], dataset["mean"], dataset["std"]
+    texts, numbers = [dataset["name"], *dataset["class_names"]], [*shape, *mean, *std]
     if not (
-        all(isinstance(text, str) for text in (info.name, *info.class_names))
+        dataset["class_names"]
+        and all(isinstance(text, str) for text in texts)
         and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
-        and all(type(side) is int and side > 0 for side in info.image_shape)
-        and len(info.image_shape) == 3
-        and len(info.mean) == len(info.std) == info.image_shape[2]
-        and all(deviation > 0 for deviation in info.std)
-        and info.class_names
+        and all(type(side) is int and side > 0 for side in shape)
+        and len(shape) == 3
+        and len(mean) == len(std) == shape[2]
+        and min(std) > 0
     ):
-        raise ValueError(f"dataset={info.to_dict()}: describes no images and classes")
-    return info
+        raise ValueError(f"dataset={dataset}: describes no images and classes")
+    if type(step) is not int:
+        raise ValueError(f"step={step!r}: must be of type int")
+    if not isinstance(metrics, dict) or not isinstance(provenance["data"], dict):
+        raise ValueError("metrics and provenance.data: must be groups of fields")
+    info = DatasetInfo.from_dict(dataset)
+    return Description(Config.from_dict(config), info, step, metrics, provenance)
 
 
 def _trees(state: TrainState) -> dict[str, PyTree]:

@@ -1,7 +1,7 @@
 """Picture files of any size and kind, as a network's images."""
 
+import io
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,7 +11,7 @@ from googlenet_jax.errors import DataError
 
 
 def read(
-    file: Path | BinaryIO, shape: tuple[int, int, int]
+    file: Path | bytes, shape: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "height width channels"]:
     """The whole picture, of an animation the first frame, resized to `shape`.
 
@@ -20,7 +20,7 @@ def read(
     averages over all pixels where it shrinks. A picture that has that size keeps its pixels.
 
     Args:
-      file: in a format that Pillow reads.
+      file: in a format that Pillow reads, or its content.
       shape: (height, width, channels) with 1 or 3 channels.
 
     Raises:
@@ -29,7 +29,7 @@ def read(
     """
     height, width, channels = shape
     try:
-        with Image.open(file) as opened:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
             picture = _convert(ImageOps.exif_transpose(opened), {1: "L", 3: "RGB"}[channels])
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     except UnidentifiedImageError as error:

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     from googlenet_jax.workdir import check_new, read_config
 
     check_new(arguments.out, "--out")
-    config = read_config(arguments.workdir)
+    config = export.portable(read_config(arguments.workdir))
     model = load_run(arguments.workdir, arguments.checkpoint)
     environments = {
         "training": training_environment(arguments.workdir),
@@ -56,7 +56,6 @@ def command(config: "Config") -> str:
     candidates: list[list[str]] = []
     for shipped in flags.shipped_configs():
         base = {name: value for name, _, value in flags.parse([f"--config={shipped}"])[0].options()}
-        base["data.path"] = wanted["data.path"]  # is the reader's own
         changes = [
             f"--config.{name}={value}" for name, value in wanted.items() if base[name] != value
         ]

@@ -157,12 +157,9 @@ def classify(
     batches = -(-len(sources) // BATCH_SIZE)
     size = -(-len(sources) // batches)  # equal batches: little is computed for nothing
 
-    def decode(content: Path | bytes | DataError) -> "np.ndarray | DataError":
-        if isinstance(content, DataError):
-            return content
-        file = io.BytesIO(content) if isinstance(content, bytes) else content
+    def decode(file: Path | bytes | DataError) -> "np.ndarray | DataError":
         try:
-            return pictures.read(file, shape)
+            return file if isinstance(file, DataError) else pictures.read(file, shape)
         except DataError as error:
             return error
 
@@ -176,7 +173,7 @@ def classify(
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         futures = one_ahead(
-            [pool.submit(decode, content) for _, content in sources[start : start + size]]
+            [pool.submit(decode, file) for _, file in sources[start : start + size]]
             for start in range(0, len(sources), size)
         )
         done = 0
