@@ -162,7 +162,7 @@ def read(folder: Path) -> tuple[Description, dict[str, np.ndarray]]:
         expected = sums[WEIGHTS]
     except OSError as error:
         raise CheckpointError(f"{folder}: holds no run and no export ({error.strerror})") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{path}: not an export of this version: {reason}") from error
     path = folder / WEIGHTS
@@ -172,7 +172,10 @@ def read(folder: Path) -> tuple[Description, dict[str, np.ndarray]]:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     if digest(content) != expected:
         raise CheckpointError(f"{path}: is damaged: its sha256 is not the one in {CONFIG}")
-    return description, safetensors.numpy.load(content)
+    try:
+        return description, safetensors.numpy.load(content)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
 def fill(like: TrainState, step: int, tensors: dict[str, np.ndarray], source: Path) -> TrainState:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from pathlib import Path
 
 import jax
@@ -64,7 +65,7 @@ def load_model(folder: str | Path, checkpoint: str) -> Model:
     """See `googlenet_jax.load`."""
     folder = pretrained.find(folder)
     # Every run makes the folder of its checkpoints before its config.json.
-    if (folder / CONFIG).exists() and not (folder / CHECKPOINTS).exists():
+    if os.path.exists(folder / CONFIG) and not os.path.exists(folder / CHECKPOINTS):
         if checkpoint != "best":
             raise CheckpointError(f"{folder}: an export holds one checkpoint, not {checkpoint!r}")
         return load_export(folder)

@@ -236,8 +236,9 @@ def test_missing_files_are_told(damaged, tmp_path):
     (damaged / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read: No such file"):
         googlenet_jax.load(damaged)
-    with pytest.raises(CheckpointError, match="holds no run"):
-        googlenet_jax.load(tmp_path / "absent")
+    for absent in ("absent", "x" * 300):
+        with pytest.raises(CheckpointError, match="holds no run"):
+            googlenet_jax.load(tmp_path / absent)
 
 
 def rewrite(folder, change):
@@ -279,9 +280,21 @@ def test_config_json_is_read_strictly(damaged, group, name, value, culprit):
     assert str(damaged) in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '"text"', '{"format": 1}', "\xff"])
-def test_what_is_no_config_json(damaged, text):
-    (damaged / "config.json").write_bytes(text.encode("latin-1"))
+NO_CONFIGS = {
+    "empty": b"",
+    "list": b"[]",
+    "object": b"{}",
+    "null": b"null",
+    "text": b'"text"',
+    "format alone": b'{"format": 1}',
+    "deep": b"[" * 99999,
+    "no text": b"\xff",
+}
+
+
+@pytest.mark.parametrize("kind", NO_CONFIGS)
+def test_what_is_no_config_json(damaged, kind):
+    (damaged / "config.json").write_bytes(NO_CONFIGS[kind])
     with pytest.raises(CheckpointError, match=r"config\.json: not an export of this version"):
         googlenet_jax.load(damaged)
 

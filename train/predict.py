@@ -122,13 +122,13 @@ def find_images(arguments: Sequence[str]) -> list[Source]:
             content = sys.stdin.buffer.read(STDIN_BYTES + 1)
             too_large = DataError(f"is too large: more than {STDIN_BYTES:,} bytes")
             found.append((argument, too_large if len(content) > STDIN_BYTES else content))
-        elif not Path(argument).is_dir():
+        elif not os.path.isdir(argument):
             found.append((argument, Path(argument)))
         else:
             problems: list[OSError] = []
             walk = list(os.walk(argument, onerror=problems.append))
             paths = sorted(Path(root, name) for root, _, names in walk for name in names)
-            files: list[Source] = [(str(path), path) for path in paths if path.is_file()]
+            files: list[Source] = [(str(path), path) for path in paths if os.path.isfile(path)]
             files += [
                 (str(e.filename), DataError(f"cannot be read: {e.strerror}")) for e in problems
             ]
@@ -179,7 +179,9 @@ def classify(
         done = 0
         for decoded, probabilities in one_ahead(map(compute, futures)):
             rows = np.asarray(probabilities)
-            for (name, _), pixels, row in zip(sources[done:], decoded, rows, strict=False):
+            for (name, _), pixels, row in zip(
+                sources[done : done + size], decoded, rows, strict=False
+            ):
                 yield name, pixels if isinstance(pixels, DataError) else row
             done += size
 
