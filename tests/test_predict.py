@@ -347,7 +347,7 @@ def test_export_load_predict_need_only_core_dependencies(tmp_path, tmp_path_fact
     """In a process that finds no other module, in a folder that is not the clone."""
     modules = core_modules()
     assert "flatbuffers" in modules
-    assert not {"pytest", "beartype", "torch", "pyarrow"} & set(modules)
+    assert not {"pytest", "beartype", "hypothesis", "torch"} & set(modules)
     run = tiny_run.make(tmp_path_factory)
     command = [sys.executable, "-c", CLEAN, run, tmp_path / "out", SAMPLES, ",".join(modules)]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
