@@ -1,0 +1,248 @@
+"""The pictures of a report, as PNG: charts for a light and for a dark page, and pixels.
+
+Charts are drawn on a transparent ground, once in each theme. Colours tell groups of runs apart,
+line styles tell splits.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from jaxtyping import Float, Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
+from PIL import Image
+
+from googlenet_jax.report.diagnostics import BINS, Calibration
+from googlenet_jax.report.runs import Group
+
+STYLES = {"train": ":", "valid": "--", "test": "-"}
+MARKERS = "osD^v"
+DPI = 144
+MAX_LABELLED = 20  # classes; beyond it neither their names nor the numbers between can be read
+
+
+def _theme(text: str, grid: str, colormap: str, colors: Sequence[str]) -> Any:
+    return {
+        **dict.fromkeys(
+            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), text
+        ),
+        "axes.facecolor": "none",
+        "axes.grid": True,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.prop_cycle": cycler(color=colors),
+        "figure.facecolor": "none",
+        "font.size": 11,
+        "grid.color": grid,
+        "image.cmap": colormap,
+        "legend.frameon": False,
+        "text.parse_math": False,  # a dollar in a name is a dollar
+    }
+
+
+# Okabe and Ito, "Color Universal Design" (2008), without yellow and black; for a dark ground the
+# same hues, lighter.
+THEMES = {
+    "light": _theme(
+        "#24292f",
+        "#d8dee4",
+        "Blues",
+        ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07d00", "#56b4e9"],
+    ),
+    "dark": _theme(
+        "#e6edf3",
+        "#3a424c",
+        "Blues_r",
+        ["#6cb6ff", "#ff9a5c", "#4fd1a5", "#f0a6d0", "#f2cc60", "#a5d8ff"],
+    ),
+}
+
+
+def chart(draw: Callable[[Figure], None], width: float, height: float) -> dict[str, bytes]:
+    """What `draw` draws into an empty figure of that size in inches, as PNG by theme."""
+    pictures = {}
+    for theme, settings in THEMES.items():
+        with matplotlib.rc_context(settings):
+            # Without pyplot, which would keep the figure and may look for a display.
+            figure = Figure(figsize=(width, height), layout="constrained")
+            FigureCanvasAgg(figure)
+            draw(figure)
+            file = io.BytesIO()
+            figure.savefig(file, format="png", dpi=DPI)
+            pictures[theme] = file.getvalue()
+    return pictures
+
+
+def curves(groups: Sequence[Group], quantity: str) -> dict[str, bytes]:
+    """Loss or accuracy by epoch, of every split of every run."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        splits = [s for s in STYLES if any(_points(g, f"{s}_{quantity}") for g in groups)]
+        for split in splits:
+            _plot(axes, groups, f"{split}_{quantity}", STYLES[split])
+        if quantity == "loss":
+            axes.set(yscale="log", ylabel="loss (nats)")
+            for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        else:
+            axes.set_ylabel("accuracy")
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        styles = [Line2D([], [], color="gray", ls=STYLES[s], label=s) for s in splits]
+        axes.add_artist(axes.legend(handles=styles, loc="best", handlelength=2.5))
+        _legend(figure, groups)
+
+    return chart(draw, 6.2, 4.2)
+
+
+def series(groups: Sequence[Group], names: dict[str, str]) -> dict[str, bytes]:
+    """Other figures of metrics.jsonl by epoch, each in a panel of its own.
+
+    Args:
+      groups: of the runs.
+      names: of the figures, with what stands at their axes.
+    """
+
+    def draw(figure: Figure) -> None:
+        panels = np.atleast_1d(figure.subplots(len(names), sharex=True))
+        for axes, (name, label) in zip(panels, names.items(), strict=True):
+            _plot(axes, groups, name, "-")
+            axes.set(ylabel=label)
+            axes.set_ylim(bottom=0)
+            axes.label_outer()
+        _legend(figure, groups)
+
+    return chart(draw, 6.2, 2.2 + 1.6 * len(names))
+
+
+def recalls(
+    groups: Sequence[Group],
+    class_names: Sequence[str],
+    recall: Float[np.ndarray, "groups classes"],
+) -> dict[str, bytes]:
+    """Recall by class of each group, the class that the first group knows least on top."""
+    worst = np.argsort(recall[0], kind="stable")[:MAX_LABELLED]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        places = np.arange(len(worst))
+        for i in reversed(range(len(groups))):
+            axes.plot(recall[i][worst], places, color=f"C{i}", marker=_marker(i), ls="none", ms=8)
+        axes.set_yticks(places, [class_names[c] for c in worst])
+        axes.set(xlim=(-0.02, 1.02), xlabel="recall")
+        axes.invert_yaxis()
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        _legend(figure, groups)
+
+    return chart(draw, 6.2, 1.6 + 0.3 * len(worst))
+
+
+def confusion(
+    matrix: Int[np.ndarray, "classes classes"], class_names: Sequence[str]
+) -> dict[str, bytes]:
+    """Shares of each true class (rows) by guess (columns), with the images' numbers."""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    is_small = len(matrix) <= MAX_LABELLED
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        colors = matplotlib.colormaps[matplotlib.rcParams["image.cmap"]]
+        axes.imshow(shares, cmap=colors, vmin=0, vmax=1)
+        axes.grid(visible=False)
+        axes.set(xlabel="guess", ylabel="truth")
+        ticks = np.arange(len(matrix))
+        size = 10 if is_small else 500 / len(matrix) / 1.1
+        axes.set_xticks(ticks, class_names, rotation=90, fontsize=size)
+        axes.set_yticks(ticks, class_names, fontsize=size)
+        for truth, guess in np.argwhere(matrix) if is_small else ():
+            red, green, blue, _ = colors(shares[truth, guess])
+            is_bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.55
+            text = str(matrix[truth, guess])
+            color = "black" if is_bright else "white"
+            axes.text(guess, truth, text, ha="center", va="center", color=color, fontsize=9)
+
+    side = 6.2 if is_small else 9.0
+    return chart(draw, side, side)
+
+
+def reliability(calibration: Calibration) -> dict[str, bytes]:
+    """Accuracy by confidence above the number of images by confidence."""
+
+    def draw(figure: Figure) -> None:
+        above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+        left = np.arange(BINS) / BINS
+        bar: dict[str, Any] = {"width": 1 / BINS, "align": "edge", "edgecolor": "gray"}
+        above.bar(left, np.nan_to_num(calibration.accuracy), color="C0", **bar)
+        above.plot([0, 1], [0, 1], color="C1", ls="--", label="perfectly calibrated")
+        above.set(ylabel="accuracy", ylim=(0, 1), xlim=(0, 1))
+        above.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        above.legend(loc="upper left")
+        below.bar(left, calibration.count, color="gray", **bar)
+        below.set(ylabel="images", xlabel="confidence")
+        below.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+    return chart(draw, 6.2, 5.2)
+
+
+def image(pixels: UInt8[np.ndarray, "height width channels"]) -> bytes:
+    """One image as PNG, gray, RGB or RGBA by its channels."""
+    file = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "png")
+    return file.getvalue()
+
+
+def filters(kernel: Float[np.ndarray, "rows columns channels filters"]) -> bytes:
+    """Each filter scaled by its own largest weight, zero gray, on a transparent ground."""
+    rows, columns, channels, count = kernel.shape
+    scaled = kernel / np.maximum(np.abs(kernel).max(axis=(0, 1, 2)), np.finfo(np.float64).tiny)
+    colors = np.rint(127.5 * (1 + scaled)).astype(np.uint8).transpose(3, 0, 1, 2)
+    colors = np.broadcast_to(colors, (count, rows, columns, 3)) if channels == 1 else colors
+    opaque = np.full((count, rows, columns, 1), 255, np.uint8)
+    scale = max(1, 42 // rows)
+    cells = np.concatenate([colors, opaque], axis=3).repeat(scale, 1).repeat(scale, 2)
+    cells = np.pad(cells, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    across = min(8, count)
+    blank = np.zeros((-count % across, *cells.shape[1:]), np.uint8)
+    grid = np.concatenate([cells, blank]).reshape(-1, across, *cells.shape[1:])
+    down, _, height, width, _ = grid.shape
+    return image(grid.transpose(0, 2, 1, 3, 4).reshape(down * height, across * width, 4))
+
+
+def _plot(axes: Axes, groups: Sequence[Group], name: str, style: str) -> None:
+    """A line for each run; an epoch without the figure has no point."""
+    # The best group last, so that it lies above the others.
+    for i in reversed(range(len(groups))):
+        for points in _points(groups[i], name):
+            axes.plot(*points, color=f"C{i}", marker=_marker(i), ms=3, ls=style, lw=1.6, alpha=0.85)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _points(group: Group, name: str) -> list[tuple[list[int], list[float]]]:
+    found = []
+    for run in group.runs:
+        entries = [entry for entry in run.history if name in entry]
+        if entries:
+            found.append(([e["epoch"] for e in entries], [e[name] for e in entries]))
+    return found
+
+
+def _marker(index: int) -> str:
+    # The colours come again after so many groups; then with another marker.
+    return MARKERS[index // len(matplotlib.rcParams["axes.prop_cycle"]) % len(MARKERS)]
+
+
+def _legend(figure: Figure, groups: Sequence[Group]) -> None:
+    # The number first: matplotlib leaves out a label that begins with an underscore.
+    handles = [
+        Line2D([], [], color=f"C{i}", marker=_marker(i), label=f"{i + 1} {group.name[:40]}")
+        for i, group in enumerate(groups)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(groups)))
