@@ -17,9 +17,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="of a run")
     parser.add_argument("--out", type=Path, required=True, help="folder of the page")
-    parser.add_argument(
-        "--data-path", default="", help="of the data, if they are elsewhere now; default: none"
-    )
+    parser.add_argument("--data-path", default="", help="of the data, if they are elsewhere now")
     arguments = parser.parse_args(argv)
     check_folder(arguments.out)
 

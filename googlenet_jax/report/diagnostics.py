@@ -5,14 +5,14 @@ from typing import Self
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from sklearn import metrics as sklearn_metrics
 
 from googlenet_jax import data
 from googlenet_jax.data import Split
-from googlenet_jax.errors import CheckpointError
+from googlenet_jax.errors import CheckpointError, DataError
 from googlenet_jax.loading import load_model
-from googlenet_jax.report.runs import Run
+from googlenet_jax.report.runs import Run, identity
 
 BINS = 15  # Guo et al., "On Calibration of Modern Neural Networks" (2017), section 5
 
@@ -48,7 +48,13 @@ def predict(run: Run, data_path: str) -> Predictions:
     """
     model = load_model(run.workdir, "best")
     config = dataclasses.replace(run.config.data, path=data_path or run.config.data.path)
-    test = data.load(config, run.config.seed).splits[Split.TEST]
+    dataset = data.load(config, run.config.seed)
+    if identity(dataset.provenance) != identity(run.provenance):
+        raise DataError(
+            f"{dataset.provenance['source']}: not the data of {run.workdir}: sha256 is "
+            f"{dataset.provenance['sha256']}, there it was {run.provenance['sha256']}"
+        )
+    test = dataset.splits[Split.TEST]
     size, batch_size = len(test.labels), run.config.eval.batch_size
     parts = []
     for start in range(0, size, batch_size):
@@ -177,7 +183,9 @@ def per_class(
     return PerClass(precision, recall, accuracy, support)
 
 
-def calibration(confidences: Float[np.ndarray, " examples"], is_right: np.ndarray) -> Calibration:
+def calibration(
+    confidences: Float[np.ndarray, " examples"], is_right: Bool[np.ndarray, " examples"]
+) -> Calibration:
     """Confidence and accuracy of at least one image, in bins of confidence.
 
     Args:

@@ -23,7 +23,7 @@ from googlenet_jax.report.diagnostics import BINS, Calibration
 from googlenet_jax.report.runs import Group
 
 STYLES = {"train": ":", "valid": "--", "test": "-"}
-MARKERS = "osD^v"
+MARKERS = "osD^vPX"
 DPI = 144
 MAX_LABELLED = 20  # classes; beyond it neither their names nor the numbers between can be read
 
@@ -220,7 +220,7 @@ def _plot(axes: Axes, groups: Sequence[Group], name: str, style: str) -> None:
     # The best group last, so that it lies above the others.
     for i in reversed(range(len(groups))):
         for points in _points(groups[i], name):
-            axes.plot(*points, color=f"C{i}", marker=_marker(i), ms=3, ls=style, lw=1.6, alpha=0.85)
+            axes.plot(*points, color=f"C{i}", marker=_marker(i), ms=4, ls=style, lw=1.6, alpha=0.85)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -235,8 +235,8 @@ def _points(group: Group, name: str) -> list[tuple[list[int], list[float]]]:
 
 
 def _marker(index: int) -> str:
-    # The colours come again after so many groups; then with another marker.
-    return MARKERS[index // len(matplotlib.rcParams["axes.prop_cycle"]) % len(MARKERS)]
+    # Groups whose lines meet, or whose colours look alike to somebody, still differ.
+    return MARKERS[index % len(MARKERS)]
 
 
 def _legend(figure: Figure, groups: Sequence[Group]) -> None:

@@ -146,7 +146,7 @@ def build(workdirs: Sequence[Path], data_path: str) -> Report:
         splits=SPLITS,
         selection_split=selection_split,
         version=__version__,
-        charts={name.rpartition("-")[0] for name in pictures},
+        has_norms="norms-light.png" in pictures,
         uri=lambda name: "data:image/png;base64," + base64.b64encode(pictures[name]).decode(),
     )
     verdict = f"best: {groups[0].name}, {describe(groups[0], deciding)}"
@@ -154,14 +154,16 @@ def build(workdirs: Sequence[Path], data_path: str) -> Report:
 
 
 def describe(group: Group, split: str) -> str:
-    """A group's accuracy on a split with all that belongs to it: epochs, choice, seeds."""
+    """A group's accuracy on a split with all that belongs to it."""
+    return f"{SPLITS[split]} accuracy {spread(group.best(f'{split}_accuracy'))}, {terms(group)}"
+
+
+def terms(group: Group) -> str:
+    """What its best accuracies stand on: epochs, the split that chose them, seeds."""
     chosen = " and ".join(sorted({SPLITS[selection_split(run.best)] for run in group.runs}))
-    accuracy = group.best(f"{split}_accuracy")
-    seeds = f"mean of {accuracy.n} seeds" if accuracy.n > 1 else "1 seed"
-    return (
-        f"{SPLITS[split]} accuracy {spread(accuracy)} at the best epoch ({epochs(group)}; {seeds}; "
-        f"chosen on the {chosen} split)"
-    )
+    n = len(group.runs)
+    seeds = f"mean of {n} seeds" if n > 1 else "one seed"
+    return f"best epoch {epochs(group)}, chosen on the {chosen} split, {seeds}"
 
 
 def epochs(group: Group) -> str:
@@ -229,20 +231,21 @@ def diagnose(number: int, run: Run, predictions: Predictions) -> tuple[Section, 
 
 def percent(share: float) -> str:
     """Two digits behind the point: one of 10,000 images is 0.01 %."""
-    return f"{100 * share:.2f} %"
+    return f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
 
 
 def spread(value: Spread) -> str:
     """Mean and standard deviation, of more than one value."""
     deviation = "" if value.std is None else f" ± {100 * value.std:.2f}"
-    return f"{100 * value.mean:.2f}{deviation} %"
+    return f"{100 * value.mean:.2f}{deviation} %".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, without leading zeros."""
+    """Minutes and seconds, or hours and minutes."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    text = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _by_theme(stem: str, drawn: dict[str, bytes]) -> dict[str, bytes]:
@@ -262,7 +265,7 @@ def _template() -> "jinja2.Template":
         lstrip_blocks=True,
     )
     filters: dict[str, Any] = {
-        each.__name__: each for each in (percent, spread, duration, epochs, describe)
+        each.__name__: each for each in (percent, spread, duration, terms, describe)
     }
     environment.filters |= filters
     return environment.get_template(TEMPLATE)

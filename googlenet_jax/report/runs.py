@@ -189,7 +189,7 @@ def check_comparable(first: Run, second: Run) -> None:
     for what, one, other in (
         ("data set", first.info.name, second.info.name),
         ("classes", first.info.class_names, second.info.class_names),
-        ("data's sha256", _identity(first), _identity(second)),
+        ("data's sha256", identity(first.provenance), identity(second.provenance)),
     ):
         if one != other:
             shown = f" ({one} and {other})" if isinstance(one, str) else ""
@@ -198,9 +198,10 @@ def check_comparable(first: Run, second: Run) -> None:
             )
 
 
-def _identity(run: Run) -> str:
-    # The official images have several sums: those of a binary and of a Python archive.
-    return "official" if run.provenance["official"] else str(run.provenance["sha256"])
+def identity(provenance: dict[str, Any]) -> str:
+    """What two sources of the same images have in common."""
+    # The official ones have several sums: those of a binary and of a Python archive.
+    return "official" if provenance["official"] else str(provenance["sha256"])
 
 
 def _group(runs: list[Run]) -> Group:
