@@ -33,6 +33,7 @@ def _theme(text: str, grid: str, colormap: str, colors: Sequence[str]) -> Any:
         **dict.fromkeys(
             ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), text
         ),
+        "axes.axisbelow": True,
         "axes.facecolor": "none",
         "axes.grid": True,
         "axes.spines.right": False,
@@ -241,8 +242,9 @@ def _marker(index: int) -> str:
 
 def _legend(figure: Figure, groups: Sequence[Group]) -> None:
     # The number first: matplotlib leaves out a label that begins with an underscore.
+    seeds = [f" ({len(group.runs)} seeds)" if group.runs[1:] else "" for group in groups]
     handles = [
-        Line2D([], [], color=f"C{i}", marker=_marker(i), label=f"{i + 1} {group.name[:40]}")
-        for i, group in enumerate(groups)
+        Line2D([], [], color=f"C{i}", marker=_marker(i), label=f"{i + 1} {group.name[:40]}{n}")
+        for i, (group, n) in enumerate(zip(groups, seeds, strict=True))
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(groups)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(2, len(groups)))
