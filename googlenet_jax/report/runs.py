@@ -19,7 +19,10 @@ from googlenet_jax.loading import abstract_state, open_checkpoints
 from googlenet_jax.report.summary import best_entry, selection_metrics, selection_split
 from googlenet_jax.workdir import read_config
 
-WITHOUT_EFFECT = {"data.path", "data.cache", "checkpoint.every_steps"}
+WITHOUT_EFFECT = {name for name, field, _ in Config().options() if field.metadata["resumable"]} - {
+    "train.epochs",
+    "train.steps",
+}
 """Settings that change no figure of a run, and so keep no two runs apart."""
 
 
