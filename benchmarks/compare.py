@@ -230,6 +230,7 @@ def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
         names = dict.fromkeys(row["contender"] for row in rows if row["work"] == work)
         for name, marker in zip(names, "osD^v", strict=False):
             own = [row for row in rows if (row["work"], row["contender"]) == (work, name)]
+            own.sort(key=lambda row: row["batch_size"])
             sizes = [row["batch_size"] for row in own]
             speeds = [row["images_per_second"] for row in own]
             axes.plot(sizes, speeds, marker=marker, label=name)
@@ -259,19 +260,28 @@ def main() -> None:
     """Prints Markdown tables; writes the figures as JSON, and a plot."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128, 256])
-    parser.add_argument("--work", nargs="+", default=["training", "inference", "start-up"])
+    works = ["training", "inference", "start-up"]
+    parser.add_argument("--work", nargs="+", default=works, choices=works)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--plot", type=Path, help="where to draw images/s by batch size")
     arguments = parser.parse_args()
 
     found: dict[str, Any] = {"machine": machine(), "rows": [], "start_up": []}
+
+    def keep() -> None:
+        if arguments.json:
+            arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+        if arguments.plot and found["rows"]:
+            draw(found["rows"], found["machine"], arguments.plot)
+
     print(found["machine"], COLUMNS, "|---" * 8 + "|", sep="\n")
     for work in [each for each in arguments.work if each != "start-up"]:
         for batch_size in arguments.batch_sizes:
             rows = compare(batch_size, work == "training", arguments.rounds)
             print(*map(as_markdown, rows), sep="\n", flush=True)
             found["rows"] += rows
+            keep()
     for row in found["rows"]:
         for name, share in row.items():
             if name.startswith("share of the input"):
@@ -283,10 +293,7 @@ def main() -> None:
                 f"start-up to the second step, batch {row['batch_size']}, {row['contender']}: "
                 f"cold {row['cold_seconds']:.1f} s, warm {row['warm_seconds']:.1f} s"
             )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
-    if arguments.plot:
-        draw(found["rows"], found["machine"], arguments.plot)
+        keep()
 
 
 if __name__ == "__main__":
