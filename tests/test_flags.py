@@ -7,7 +7,7 @@ import pytest
 from configs import cifar10, digits
 from googlenet_jax.config import Config
 from googlenet_jax.errors import UserError
-from train.flags import help_text, parse
+from train.flags import help_text, parse, settings_page
 
 # Stands in for a user's own file: far from every default, so that it cannot be mistaken.
 OWN = """\
@@ -141,3 +141,8 @@ def test_help_names_every_option():
         assert words.split(start)[1].startswith(field.metadata["help"])
     for each in ("--config CONFIG", "--workdir DIR", "cifar10", "digits"):
         assert each in text
+
+
+def test_the_page_of_settings_is_what_the_dataclasses_say():
+    page = Path(__file__).parent.parent / "docs" / "configs.md"
+    assert page.read_text() == settings_page() + "\n", "python -m train.flags > docs/configs.md"

@@ -4,6 +4,7 @@ ml_collections' config flags do the typed overrides. Around them, this module fi
 configs by name, checks names and values, and turns each mistake into one line.
 """
 
+import ast
 import importlib.resources
 import importlib.util
 import textwrap
@@ -43,6 +44,36 @@ def help_text() -> str:
         limits = "True or False" if field.type is bool else field.metadata["limits"]
         meaning = field.metadata["help"] + (f" ({limits})" if limits else "")
         lines += textwrap.wrap(meaning, 88, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return "\n".join(lines)
+
+
+def settings_page() -> str:
+    """docs/configs.md: every shipped config and every setting, as Markdown."""
+    lines = [
+        "# Configs",
+        "",
+        "Written by `python -m train.flags > docs/configs.md`, from the dataclasses in",
+        "[googlenet_jax/config.py](../googlenet_jax/config.py). A config is a Python file whose",
+        "`get_config()` returns a `Config`; it states what differs from these defaults, and each",
+        "setting can be overridden: `--config.train.epochs=30`.",
+        "",
+        "## The shipped ones",
+        "",
+        "| config | what it is |",
+        "|---|---|",
+    ]
+    for name, path in shipped_configs().items():
+        meaning = ast.get_docstring(ast.parse(path.read_text())) or ""
+        lines.append(f"| [`{name}`](../configs/{name}.py) | {meaning.splitlines()[0]} |")
+    group = None
+    for name, field, _ in Config().options():
+        if name.rpartition(".")[0] != group:
+            group = name.rpartition(".")[0]
+            lines += ["", f"## {group or 'The run'}", ""]
+            lines += ["| setting | default | meaning | values |", "|---|---|---|---|"]
+        limits = "True or False" if field.type is bool else field.metadata["limits"]
+        cells = [f"`{name}`", f"`{field.default!r}`", field.metadata["help"], limits]
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)
 
 
@@ -153,3 +184,7 @@ def _check(argument: str) -> None:
         raise UserError(f"--{name}: a group of settings; name one, as --config.{field}.FIELD=VALUE")
     if not equals or (name == "workdir" and not value):
         raise UserError(f"--{name}: needs a value")
+
+
+if __name__ == "__main__":
+    print(settings_page())
