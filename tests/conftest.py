@@ -54,6 +54,14 @@ def programs_freed_at_once():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """For modules whose programs run so few steps that to optimise them takes longer."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(autouse=True)
 def apart(tmp_path, monkeypatch):
     """Nothing of the user's own is read or written, and nothing is downloaded."""

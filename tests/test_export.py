@@ -25,6 +25,7 @@ from googlenet_jax.loading import Model, start_from
 from googlenet_jax.workdir import read_config
 from train import flags
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 FILES = {"model.safetensors", "config.json", "model.jaxexport", "README.md"}
 
 

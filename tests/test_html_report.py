@@ -24,6 +24,7 @@ from googlenet_jax.report import diagnostics, figures, page, published, runs
 from googlenet_jax.report.diagnostics import BINS, Confusion, Diagnosis
 from train import console
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 NASTY = "<script>&lt;"  # a folder's name
 

@@ -117,6 +117,7 @@ def test_compiled_programs_are_kept_for_the_next_run(tmp_path, argument, cache, 
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / cache)}
     del environment["JAX_COMPILATION_CACHE_DIR"]
     arguments = [*tiny_run.ARGUMENTS, "--config.train.steps=1", argument]
+    arguments += ["--config.model.name=preact_resnet", "--config.model.depth=11"]
     run = subprocess.run(
         [sys.executable, "-m", "train.main", *arguments, "--workdir", str(tmp_path / "run")],
         env=environment | {"MPLCONFIGDIR": str(tmp_path)},

@@ -6,21 +6,12 @@ another day stand in for it.
 
 import importlib.util
 
-import jax
 import numpy as np
 import parity
 import pytest
 
-pytestmark = pytest.mark.usefixtures("programs_freed_at_once")
+pytestmark = pytest.mark.usefixtures("programs_freed_at_once", "compiled_quickly")
 HAS_TORCH = importlib.util.find_spec("torch") is not None
-
-
-@pytest.fixture(autouse=True)
-def compiled_quickly():
-    """These programs run ten steps: to optimise them takes longer."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("name", parity.CASES)

@@ -23,6 +23,7 @@ from googlenet_jax import data, loading, pictures, preprocess, pretrained, step
 from googlenet_jax.data import Arrays
 from googlenet_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 ROOT = Path(__file__).parents[1]
 SAMPLES = pretrained.FOLDER / "digits" / "samples"
 GRAY, RGB = (8, 8, 1), (6, 10, 3)
