@@ -18,6 +18,8 @@ from googlenet_jax.loading import load_model
 from train import console, loop, main
 from train.loop import train_and_evaluate
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def small_config():
     """8 steps an epoch."""
