@@ -37,16 +37,16 @@ def run_until(deadline: float, command: list[str]) -> int:
         return process.wait()
 
 
-def utilisation(device_kind: str, images_per_second: float) -> str:
-    """Model FLOP/s, and their share of the device's published peak where that is known."""
+def utilisation(machine: str, images_per_second: float) -> str:
+    """Model FLOP/s, and their share of the peak published for the device that `machine` names."""
     achieved = images_per_second * TRAINING_GFLOP / 1e3
     for name, peak in PEAK_TFLOPS.items():
-        if name in device_kind:
+        if name in machine:
             return f"{achieved:.3g} TFLOP/s, {achieved / peak:.1%} of {peak}"
     return f"{achieved:.3g} TFLOP/s, of an unknown peak"
 
 
-def describe(comparison: dict[str, Any], history: list[dict[str, Any]], device_kind: str) -> str:
+def describe(comparison: dict[str, Any], history: list[dict[str, Any]]) -> str:
     """What is known so far, in a few lines."""
     lines = [f"comparison: {comparison['machine']}"]
     lines += [
@@ -66,7 +66,7 @@ def describe(comparison: dict[str, Any], history: list[dict[str, Any]], device_k
         reached = f"test accuracy {accuracies[-1]:.4f}, best so far {max(accuracies):.4f}"
     lines.append(
         f"row 8: epoch {last['epoch']} in {seconds:.0f} s, {speed:,.0f} images/s "
-        f"({utilisation(device_kind, speed)}); {reached}"
+        f"({utilisation(comparison['machine'], speed)}); {reached}"
     )
     return "\n".join(lines)
 
@@ -82,18 +82,19 @@ def main() -> None:
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     figures, workdir = arguments.out / "compare.json", arguments.out / "row8"
-    if not figures.exists():  # it is written at the end, so a stopped comparison starts anew
-        compare = ["benchmarks.compare", "--work", "training", "inference", "--json", str(figures)]
+    if not figures.exists():
+        begun = arguments.out / "compare.begun.json"  # a comparison that is stopped starts anew
+        compare = ["benchmarks.compare", "--work", "training", "inference", "--json", str(begun)]
         status = run_until(deadline, [*compare, "--batch-sizes", *arguments.batch_sizes])
         if status:
             sys.exit(status)
+        begun.replace(figures)
     train = ["train.main", "--config", "cifar10", "--config.model.dtype=bfloat16"]
     status = run_until(deadline, [*train, "--workdir", str(workdir), *overrides])
 
     metrics = workdir / "metrics.jsonl"
     lines = metrics.read_text().splitlines() if metrics.exists() else []
-    comparison = json.loads(figures.read_text())
-    print(describe(comparison, [json.loads(line) for line in lines], comparison["machine"]))
+    print(describe(json.loads(figures.read_text()), [json.loads(line) for line in lines]))
     if status == 128 + signal.SIGTERM:
         print("time is up; the same command goes on")
     elif status:

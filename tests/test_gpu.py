@@ -1,7 +1,9 @@
 """What the one command for a GPU says of what it finds, and how it stops."""
 
+import json
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -34,15 +36,34 @@ def test_description():
         {"epoch": 2, "seconds": 4.0, "images_per_second": 12_000.0, "test_accuracy": 0.4},
         {"epoch": 3, "seconds": 4.0, "images_per_second": 10_000.0},
     ]
-    first, second, third = gpu.describe(COMPARISON, history, COMPARISON["machine"]).splitlines()
+    first, second, third = gpu.describe(COMPARISON, history).splitlines()
     assert first == "comparison: NVIDIA H100 80GB HBM3, 16 cores"
     assert "10,000 images/s, 12.5% of the ceiling of 600 TFLOP/s" in second
     assert third == (
         "row 8: epoch 3 in 16 s, 10,000 images/s (93.4 TFLOP/s, 9.4% of 989); "
         "test accuracy 0.4000, best so far 0.5000"
     )
-    assert gpu.describe(COMPARISON, [], "").endswith("no epoch is finished yet")
-    assert gpu.describe(COMPARISON, history[2:], "").endswith("not evaluated yet")
+    assert gpu.describe(COMPARISON, []).endswith("no epoch is finished yet")
+    assert gpu.describe(COMPARISON, history[2:]).endswith("not evaluated yet")
+
+
+def test_a_comparison_that_was_stopped_is_made_again(tmp_path, monkeypatch):
+    """It keeps its figures as it goes; they are taken for the whole only when it has ended."""
+    asked, statuses = [], iter([143, 0, 0])
+
+    def run_until(deadline, command):
+        asked.append(command[0])
+        if "--json" in command:
+            figures = Path(command[command.index("--json") + 1])
+            figures.write_text(json.dumps(COMPARISON))
+        return next(statuses)
+
+    monkeypatch.setattr(gpu, "run_until", run_until)
+    monkeypatch.setattr("sys.argv", ["gpu", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        gpu.main()
+    gpu.main()
+    assert asked == ["benchmarks.compare", "benchmarks.compare", "train.main"]
 
 
 @pytest.fixture
