@@ -8,6 +8,7 @@ import pytest
 
 from train import allocator
 
+NAME = "JAX_CPU_ENABLE_ASYNC_DISPATCH"
 PROGRAM = """
 import os, sys
 from train import allocator
@@ -36,3 +37,16 @@ def test_restart(given, found):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert output == f"{process.pid} {found!r} {arguments}\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
+@pytest.mark.parametrize(("given", "found"), [({}, "0"), ({NAME: "1"}, "1")])
+def test_what_the_user_has_set_stays(given, found):
+    inherited = {k: v for k, v in os.environ.items() if k not in ("GLIBC_TUNABLES", NAME)}
+    program = "import os; from train import allocator; allocator.restart_tuned()"
+    output = subprocess.check_output(
+        [sys.executable, "-c", f"{program}; print(os.environ['{NAME}'])"],
+        env=inherited | given,
+        text=True,
+    )
+    assert output == f"{found}\n"

@@ -24,5 +24,5 @@ def restart_tuned() -> None:
     happens; another C library ignores it.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ |= ENVIRONMENT
+        os.environ |= ENVIRONMENT | os.environ  # what the user has set stays
         os.execv(sys.executable, sys.orig_argv)
