@@ -153,10 +153,10 @@ def read(folder: Path) -> tuple[Description, dict[str, np.ndarray]]:
     try:
         values = json.loads(path.read_text())
         if values.get("format") != FORMAT:
-            raise CheckpointError(f"its format is not {FORMAT}")
+            raise ValueError(f"its format is not {FORMAT}")
         sums = values["sha256"]
         if sums.pop(CONFIG) != digest(canonical(values)):
-            raise CheckpointError("it is damaged or was edited: its sha256 is another one")
+            raise ValueError("it is damaged or was edited: its sha256 is another one")
         del values["format"], values["sha256"]
         description = _description(**values)
         expected = sums[WEIGHTS]

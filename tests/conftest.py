@@ -18,6 +18,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import beartype
+import compiling
 import jax
 import jaxtyping
 import pytest
@@ -56,10 +57,9 @@ def programs_freed_at_once():
 
 @pytest.fixture(scope="module")
 def compiled_quickly():
-    """For modules whose programs run so few steps that to optimise them takes longer."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    """For modules of which no program runs for long."""
+    with compiling.quickly():
+        yield
 
 
 @pytest.fixture(autouse=True)

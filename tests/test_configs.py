@@ -5,6 +5,7 @@ import json
 import math
 
 import cifar_files
+import compiling
 import jax
 import pytest
 
@@ -87,10 +88,9 @@ def test_row_9_s_schedule_step_by_step():
 @pytest.fixture
 def quick():
     """Two steps take less time than to optimise them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.numpy_dtype_promotion("standard"):  # Optax's Adam raises a float to an integer power
+    # Optax's Adam raises a float to an integer power.
+    with compiling.quickly(), jax.numpy_dtype_promotion("standard"):
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("name", flags.shipped_configs())

@@ -5,6 +5,7 @@ configs by name, checks names and values, and turns each mistake into one line.
 """
 
 import ast
+import dataclasses
 import importlib.resources
 import importlib.util
 import textwrap
@@ -41,10 +42,14 @@ def help_text() -> str:
     lines = [USAGE.format(shipped=", ".join(shipped_configs()))]
     for name, field, _ in Config().options():
         lines.append(f"  --config.{name}={field.default!r}")
-        limits = "True or False" if field.type is bool else field.metadata["limits"]
+        limits = _limits(field)
         meaning = field.metadata["help"] + (f" ({limits})" if limits else "")
         lines += textwrap.wrap(meaning, 88, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return "\n".join(lines)
+
+
+def _limits(field: dataclasses.Field) -> str:
+    return "True or False" if field.type is bool else field.metadata["limits"]
 
 
 def settings_page() -> str:
@@ -71,8 +76,7 @@ def settings_page() -> str:
             group = name.rpartition(".")[0]
             lines += ["", f"## {group or 'The run'}", ""]
             lines += ["| setting | default | meaning | values |", "|---|---|---|---|"]
-        limits = "True or False" if field.type is bool else field.metadata["limits"]
-        cells = [f"`{name}`", f"`{field.default!r}`", field.metadata["help"], limits]
+        cells = [f"`{name}`", f"`{field.default!r}`", field.metadata["help"], _limits(field)]
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)
 
