@@ -18,7 +18,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from googlenet_jax.config import ModelConfig
 from googlenet_jax.errors import ConfigError
-from googlenet_jax.models.layers import Features, Images, Linear, MaxPool, Unit, resize, scaled
+from googlenet_jax.models.layers import (
+    Features,
+    Images,
+    Linear,
+    MaxPool,
+    Unit,
+    apply_together,
+    resize,
+    scaled,
+)
 
 Logits = Float[Array, "batch classes"]
 
@@ -70,10 +79,13 @@ class Inception(nnx.Module):
 
     def __call__(self, x: Images, train: bool) -> Features:
         """The four branches' channels, in the paper's order."""
+        conv1x1, reduced3x3, reduced5x5 = apply_together(
+            [self.conv1x1, self.reduce3x3, self.reduce5x5], x, train
+        )
         branches = [
-            self.conv1x1(x, train),
-            self.conv3x3(self.reduce3x3(x, train), train),
-            self.conv5x5_second(self.conv5x5(self.reduce5x5(x, train), train), train),
+            conv1x1,
+            self.conv3x3(reduced3x3, train),
+            self.conv5x5_second(self.conv5x5(reduced5x5, train), train),
             self.pool_proj(self.pool(x), train),
         ]
         return jnp.concatenate(branches, axis=-1)

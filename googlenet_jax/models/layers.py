@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -54,9 +55,23 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Images) -> Features:
         """The convolved images, in the compute type."""
-        kernel = self.kernel.astype(self.dtype)
-        x = ops.conv(x.astype(self.dtype), kernel, self.stride, self.padding, self.precision)
-        return x if self.bias is None else x + self.bias.astype(self.dtype)
+        return convolve_together([self], x)[0]
+
+
+def convolve_together(convs: list[Conv], x: Images) -> list[Features]:
+    """What convolutions of one size and stride make of the same images, in the compute type.
+
+    They are one convolution whose outputs are cut apart. One product for a block's three 1x1
+    convolutions, the thinnest of 16 channels, makes a training step 1.03 times as fast on a CPU.
+    """
+    first = convs[0]
+    kernel = jnp.concatenate([conv.kernel[...] for conv in convs], axis=-1).astype(first.dtype)
+    x = ops.conv(x.astype(first.dtype), kernel, first.stride, first.padding, first.precision)
+    biases = [conv.bias[...] for conv in convs if conv.bias is not None]
+    if biases:
+        x += jnp.concatenate(biases).astype(first.dtype)
+    widths = [conv.kernel.shape[-1] for conv in convs]
+    return jnp.split(x, np.cumsum(widths[:-1]), axis=-1)
 
 
 class Linear(nnx.Module):
@@ -115,10 +130,19 @@ class Unit(nnx.Module):
 
     def __call__(self, x: Images, train: bool) -> Features:
         """The unit's response; in training, by the batch's statistics."""
-        x = self.conv(x)
+        return self.respond(self.conv(x), train)
+
+    def respond(self, x: Features, train: bool) -> Features:
+        """What follows the convolution."""
         if self.bn is not None:
             x = self.bn(x, use_running_average=not train)
         return jax.nn.relu(x)
+
+
+def apply_together(units: list[Unit], x: Images, train: bool) -> list[Features]:
+    """The responses of units of one size and stride to the same images."""
+    convolved = convolve_together([unit.conv for unit in units], x)
+    return [unit.respond(x, train) for unit, x in zip(units, convolved, strict=True)]
 
 
 class MaxPool(nnx.Module):

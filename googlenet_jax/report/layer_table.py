@@ -28,6 +28,7 @@ from flax import nnx
 
 from googlenet_jax import models
 from googlenet_jax.config import ModelConfig
+from googlenet_jax.models import layers
 from googlenet_jax.models.googlenet import AuxiliaryPool
 from googlenet_jax.models.layers import Conv, Linear, MaxPool
 
@@ -99,10 +100,10 @@ class Totals:
 def layer_table(
     config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int
 ) -> list[LayerRow]:
-    """The layers of a network in the order in which they are called, auxiliary heads included.
+    """The layers of a network in the order in which it lists them, auxiliary heads included.
 
-    Not to be called while another thread uses a network: the layers' classes are changed
-    for the time of the call.
+    Not to be called while another thread uses a network: the layers' calls are replaced for the
+    time of this one.
 
     Args:
       config: of the network.
@@ -116,16 +117,27 @@ def layer_table(
 
     def call(images: jax.Array) -> Any:
         network = models.create(config, image_shape, num_classes)
-        names = {id(module): ".".join(map(str, path)) for path, module in nnx.iter_modules(network)}
+        shapes: dict[int, tuple[jax.Array, jax.Array]] = {}
 
         def note(layer: Any, x: jax.Array, y: jax.Array) -> None:
-            rows.append(_row(names[id(layer)], layer, x, y))
+            shapes[id(layer)] = x, y
 
         with _calls_noted(note):  # in training mode, else there would be no heads
-            return network(images, train=True, key=jax.random.key(0))
+            outputs = network(images, train=True, key=jax.random.key(0))
+        rows.extend(_row(name, layer, *shapes[id(layer)]) for name, layer in _leaves(network))
+        return outputs
 
     jax.eval_shape(call, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     return rows
+
+
+def _leaves(module: nnx.Module, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The layers in a module and their names, in its own order; Flax's is that of the alphabet."""
+    for name, child in vars(module).items():
+        if isinstance(child, LEAVES):
+            yield path + name, child
+        elif isinstance(child, nnx.Module):
+            yield from _leaves(child, f"{path}{name}.")
 
 
 def totals(rows: list[LayerRow]) -> dict[str, Totals]:
@@ -206,7 +218,8 @@ def _total_cells(rows: list[LayerRow]) -> list[list[str]]:
 @contextlib.contextmanager
 def _calls_noted(note: Callable[[Any, jax.Array, jax.Array], None]) -> Iterator[None]:
     """Has `note(layer, x, y)` called after each call of a leaf layer."""
-    originals = {kind: kind.__call__ for kind in LEAVES}
+    originals = {kind: kind.__call__ for kind in LEAVES if kind is not Conv}
+    convolve = layers.convolve_together
 
     def noting(original: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         def call(layer: Any, x: jax.Array, **options: Any) -> jax.Array:
@@ -219,11 +232,19 @@ def _calls_noted(note: Callable[[Any, jax.Array, jax.Array], None]) -> Iterator[
 
         return call
 
+    def convolve_and_note(convs: list[Conv], x: jax.Array) -> list[jax.Array]:
+        outputs = convolve(convs, x)
+        for conv, y in zip(convs, outputs, strict=True):
+            note(conv, x, y)
+        return outputs
+
     try:
+        layers.convolve_together = convolve_and_note
         for kind, original in originals.items():
             kind.__call__ = noting(original)
         yield
     finally:
+        layers.convolve_together = convolve
         for kind, original in originals.items():
             kind.__call__ = original
 
