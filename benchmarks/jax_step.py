@@ -31,8 +31,8 @@ def _data(size: int) -> Arrays:
     return jax.device_put(Arrays(images, rng.integers(0, 10, size, np.int32)))
 
 
-def compile_steps(batch_size: int, dtype: str) -> tuple[TakeSteps, str]:
-    """The training steps, and the text of their compiled program."""
+def compile_steps(batch_size: int, dtype: str) -> tuple[TakeSteps, jax.stages.Compiled]:
+    """The training steps, and their compiled program."""
     config, train_state = _initialize(dtype)
     data = _data(64 * batch_size)
     order, key = epoch_order(jax.random.key(0), 0, len(data.labels)), jax.random.key(1)
@@ -52,7 +52,7 @@ def compile_steps(batch_size: int, dtype: str) -> tuple[TakeSteps, str]:
         train_state = program(train_state, data, order, jnp.int32(number), key)
         jax.block_until_ready(train_state)
 
-    return take_steps, program.as_text()
+    return take_steps, program
 
 
 def training(batch_size: int, dtype: str) -> TakeSteps:

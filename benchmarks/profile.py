@@ -63,7 +63,7 @@ def main() -> None:
             started = time.perf_counter()
             take_steps(1)
             wall = time.perf_counter() - started
-        rows = spent(Path(folder), primitives(program))
+        rows = spent(Path(folder), primitives(program.as_text()))
     total = sum(seconds for _, _, seconds in rows)
     print(f"a step of {wall * 1e3:,.0f} ms; its operations, one after another: {total * 1e3:,.0f}")
     print("| operation | calls | ms | share |")

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from googlenet_jax import parallel
 from googlenet_jax.errors import CheckpointError
 from googlenet_jax.state import TrainState
 from googlenet_jax.workdir import write_atomically
@@ -80,6 +81,7 @@ class Checkpoints:
         self._directory = directory
         self._orbax = ocp.training.Checkpointer(
             directory.absolute(),
+            save_decision_policy=ocp.training.save_decision_policies.PreemptionCheckpointingPolicy(),
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), _Best(self)]),
             cleanup_tmp_directories=writable,
         )
@@ -136,6 +138,14 @@ class Checkpoints:
             )
         return step
 
+    def preempted(self, steps: range) -> bool:
+        """Whether a process of the run was told to end and the processes have agreed to save now.
+
+        To be asked by all processes for the same steps, each step once: they agree on a step that
+        none of them has reached yet. Always False outside `jax.distributed`.
+        """
+        return sum(self._orbax.should_save(step) for step in steps) > 0
+
     def save(
         self, state: TrainState, record: Record, metrics: dict[str, float] | None = None
     ) -> None:
@@ -177,7 +187,8 @@ class Checkpoints:
 
         Args:
           step: of the checkpoint.
-          like: a state, or the shapes of one, as the run's config makes it.
+          like: a state, or the shapes of one, as the run's config makes it. The arrays are put
+          where its arrays are, or on this process's first device.
 
         Raises:
           CheckpointError: it is damaged, or its state has another shape.
@@ -191,9 +202,12 @@ class Checkpoints:
                 f"checkpoint {step} in {self._directory}: its arrays are not those of this "
                 f"config, {len(names)} differ, first {names[0]}"
             )
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=leaf.sharding or here
+            ),
+            like,
         )
         try:
             with _no_logging():
@@ -236,7 +250,7 @@ class Checkpoints:
         """Waits for the save under way and seals it."""
         self._orbax.wait()
         step, self._unsealed = self._unsealed, None
-        if step in self.steps:
+        if step in self.steps and parallel.is_first_process():
             folder = self._directory / str(step)
             text = json.dumps(_file_digests(folder), indent=0)
             write_atomically(folder / SEAL, text)
@@ -276,8 +290,10 @@ def _no_logging() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     try:
         yield
-    finally:
+    except BaseException:
         gc.collect()  # asyncio complains of a failed task when it is collected
+        raise
+    finally:
         logging.disable(logging.NOTSET)
 
 

@@ -122,7 +122,7 @@ def create(
     from one flat draw; the others keep the value that their module gave them.
     """
 
-    def numbers(key: PRNGKeyArray) -> tuple[PyTree, PyTree, PyTree, Metrics]:
+    def numbers(key: PRNGKeyArray) -> tuple[Array, PyTree, PyTree, PyTree, Metrics, StepReport]:
         # Exhaustive on purpose: raises if a module holds anything else.
         _, params, batch_stats = nnx.split(build(), nnx.Param, nnx.BatchStat)  # type: ignore[misc]
         leaves = [param for _, param in nnx.to_flat_state(params)]
@@ -135,18 +135,18 @@ def create(
             start += param.size
         params = nnx.to_pure_dict(params)
         return (
+            jnp.zeros((), jnp.int32),
             params,
             nnx.to_pure_dict(batch_stats),
             optimizer.init(params),
             Metrics.empty(num_classes),
+            StepReport.empty(),
         )
 
-    params, batch_stats, opt_state, metrics = jax.jit(numbers)(key)
+    # Where the key lies, there the numbers lie.
+    step, params, batch_stats, opt_state, metrics, report = jax.jit(numbers)(key)
     graphdef = nnx.graphdef(nnx.eval_shape(build))
-    step = jnp.zeros((), jnp.int32)
-    return TrainState(
-        step, params, batch_stats, opt_state, metrics, StepReport.empty(), graphdef, optimizer
-    )
+    return TrainState(step, params, batch_stats, opt_state, metrics, report, graphdef, optimizer)
 
 
 def initialize(

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from googlenet_jax import parallel
 from googlenet_jax.data import Arrays
 from googlenet_jax.loss import cross_entropy, training_loss
 from googlenet_jax.metrics import Metrics
@@ -62,7 +64,7 @@ def train_step(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("batch_size", "preprocess", "aux_loss_weight"),
+    static_argnames=("batch_size", "preprocess", "aux_loss_weight", "mesh"),
     donate_argnames=("state",),
 )
 def train_steps(
@@ -75,6 +77,7 @@ def train_steps(
     batch_size: int,
     preprocess: Preprocess,
     aux_loss_weight: float,
+    mesh: Mesh | None = None,
 ) -> TrainState:
     """Takes `num_steps` steps of one epoch, or fewer: it ends behind the first unsound one.
 
@@ -90,6 +93,7 @@ def train_steps(
       batch_size: images a step.
       preprocess: augmentation and normalisation.
       aux_loss_weight: see `loss.training_loss`.
+      mesh: of the devices over which batches are split; None is one device.
     """
     steps_per_epoch = len(order) // batch_size
     end = state.step + num_steps
@@ -103,26 +107,35 @@ def train_steps(
         # Emptied by an epoch's first step, so that they outlast its end and a checkpoint there.
         kept = jax.tree.map(lambda total: jnp.where(index == 0, 0, total), state.metrics)
         chosen = lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
+        chosen = parallel.split(chosen, mesh)
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         images, labels = preprocess(augment_key, data.images[chosen]), data.labels[chosen]
-        return train_step(state.replace(metrics=kept), images, labels, dropout_key, aux_loss_weight)
+        state = state.replace(metrics=kept)
+        state = train_step(state, images, labels, dropout_key, aux_loss_weight)
+        return parallel.whole(state, mesh)
 
     return lax.while_loop(goes_on, body, state)
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "preprocess"))
+@functools.partial(jax.jit, static_argnames=("batch_size", "preprocess", "mesh"))
 def evaluate(
-    state: TrainState, data: Arrays, *, batch_size: int, preprocess: Preprocess
+    state: TrainState,
+    data: Arrays,
+    *,
+    batch_size: int,
+    preprocess: Preprocess,
+    mesh: Mesh | None = None,
 ) -> Metrics:
     """The metrics of every example of `data`, each counted once, in inference mode.
 
-    The last batch is filled up with repetitions that do not count.
+    Batches are split over the devices of `mesh`, and made larger if the devices do not divide
+    them. The last one is filled up with repetitions that do not count.
     """
-    size = len(data.labels)
+    size, batch_size = len(data.labels), parallel.divisible(batch_size, mesh)
 
     def body(index: Array, metrics: Metrics) -> Metrics:
         wanted = index * batch_size + jnp.arange(batch_size)
-        chosen = jnp.minimum(wanted, size - 1)
+        chosen = parallel.split(jnp.minimum(wanted, size - 1), mesh)
         labels = data.labels[chosen]
         images = preprocess(None, data.images[chosen])
         logits, _, _ = state.apply(state.params, images, train=False)
@@ -130,4 +143,5 @@ def evaluate(
         return metrics.merge(Metrics.of_batch(logits, labels, losses, wanted < size))
 
     num_batches = -(-size // batch_size)
-    return lax.fori_loop(0, num_batches, body, jax.tree.map(jnp.zeros_like, state.metrics))
+    nothing = jax.tree.map(jnp.zeros_like, state.metrics)
+    return parallel.whole(lax.fori_loop(0, num_batches, body, nothing), mesh)

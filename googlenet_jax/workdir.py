@@ -3,10 +3,12 @@
 import contextlib
 import fcntl
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from googlenet_jax import parallel
 from googlenet_jax.config import Config
 from googlenet_jax.errors import CheckpointError, ConfigError, UserError
 
@@ -34,6 +36,24 @@ def lock(workdir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise UserError(f"--workdir={workdir}: another process is training there") from error
         yield
+
+
+@contextlib.contextmanager
+def reports(workdir: Path) -> Iterator[Path]:
+    """Where a process of a run writes what people read.
+
+    The first process has the working directory, and the lock on it; what the others would write
+    is the same, and goes into a folder that is thrown away.
+
+    Raises:
+      UserError: see `lock`.
+    """
+    if parallel.is_first_process():
+        with lock(workdir):
+            yield workdir
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
 
 
 def check_new(folder: Path, flag: str) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn, Self
 
@@ -23,10 +23,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # who reads the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except UserError as error:
-        _fail(error, 2)
-    except TrainingError as error:
-        _fail(error, 1)
+    except (UserError, TrainingError) as error:
+        sys.exit(report(error))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
@@ -36,9 +34,12 @@ def complain(error: object) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
 
 
-def _fail(error: Exception, status: int) -> None:
-    complain(error)
-    sys.exit(status)
+def report(error: BaseException) -> int | None:
+    """Prints an error in one line and returns its exit status; None: it is none of ours."""
+    status = 2 if isinstance(error, UserError) else 1 if isinstance(error, TrainingError) else None
+    if status is not None:
+        complain(error)
+    return status
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,7 +51,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class StopRequest:
-    """The first SIGTERM or Ctrl-C, which asks for an orderly end.
+    """A signal, such as SIGTERM or Ctrl-C, that asks for an orderly end.
 
     Attributes:
       signal: the one that came; None so far.
@@ -61,8 +62,8 @@ class StopRequest:
 
     @classmethod
     @contextlib.contextmanager
-    def listen(cls) -> "Iterator[StopRequest]":
-        """Notes the first such signal; the second one ends the process at once."""
+    def listen(cls, to: Sequence[signal.Signals]) -> "Iterator[StopRequest]":
+        """Notes the first of some signals; the second one ends the process at once."""
         request = cls()
 
         def note(number: int, frame: FrameType | None) -> None:
@@ -71,7 +72,7 @@ class StopRequest:
                 signal.signal(each, signal.SIG_DFL)
             print(f"{request.signal.name}: finishing the step and saving", file=sys.stderr)
 
-        previous = {each: signal.signal(each, note) for each in (signal.SIGTERM, signal.SIGINT)}
+        previous = {each: signal.signal(each, note) for each in to}
         try:
             yield request
         finally:

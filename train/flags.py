@@ -19,12 +19,16 @@ from googlenet_jax.errors import ConfigError, UserError
 
 USAGE = """\
 usage: python -m train.main --config CONFIG [--config.FIELD=VALUE ...] [--workdir DIR]
+         [--coordinator HOST:PORT --num_processes N --process_id I]
 
 Trains a network. A working directory that holds checkpoints is resumed.
 
   --config CONFIG        a file, or the name of a shipped config: {shipped}
   --config.FIELD=VALUE   override a setting (below)
   --workdir DIR          where the run is kept; default: runs/<config name>
+  --coordinator HOST:PORT, --num_processes N, --process_id I
+                         where process 0 is heard, how many there are, and which one this is, from
+                         0; Cloud TPU, SLURM, Open MPI and Kubernetes tell JAX that themselves
   --help                 this text
 
 settings and their defaults:

@@ -4,17 +4,19 @@ import contextlib
 import dataclasses
 import json
 import math
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
-from googlenet_jax import data, preprocess, state, step
+from googlenet_jax import data, parallel, preprocess, state, step
 from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
 from googlenet_jax.data import Dataset, Split, encoded
@@ -27,7 +29,7 @@ from googlenet_jax.state import TrainState
 from googlenet_jax.workdir import (
     CHECKPOINTS,
     check_same_run,
-    lock,
+    reports,
     write_atomically,
     write_config,
     write_metrics,
@@ -51,7 +53,8 @@ class Run:
     Attributes:
       config: of the run.
       plan: its steps and epochs.
-      dataset: on the device.
+      mesh: of the devices.
+      dataset: on each of them.
       schedule: the learning rate by step.
       order_key: of the epochs' orders.
       step_key: of augmentation and dropout.
@@ -61,6 +64,7 @@ class Run:
 
     config: Config
     plan: Plan
+    mesh: Mesh
     dataset: Dataset
     schedule: optax.Schedule
     order_key: PRNGKeyArray
@@ -92,15 +96,22 @@ def train_and_evaluate(
     config.validate()
     if config.train.compilation_cache:
         keep_programs()
-    with lock(workdir), StopRequest.listen() as stop:
+    mesh = parallel.create_mesh()
+    parallel.check_batch_size(config.train.batch_size, mesh)
+    # Among many processes SIGTERM is JAX's to hear, see `Checkpoints.preempted`.
+    signals = [] if jax.distributed.is_initialized() else [signal.SIGTERM, signal.SIGINT]
+    with reports(workdir) as folder, StopRequest.listen(signals) as stop:
         saved_config = check_same_run(workdir, config)
-        dataset = data.load(config.data, config.seed).on_device()
+        with parallel.first_process_first("data"):  # it may have to prepare them
+            dataset = data.load(config.data, config.seed)
+        dataset = dataset.on_devices(mesh)
         print(f"data: {messages.describe_data(dataset)}", flush=True)
         start_up.lap("data")
         plan = Plan.of(config, Split.TRAIN.num_examples(dataset))
         schedule = plan.schedule(config)
         # A key for each use: drawing more weights must not change the order of the images.
-        init_key, order_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
+        keys = jax.random.split(jax.random.key(config.seed), 3)
+        init_key, order_key, step_key = parallel.replicate(tuple(keys), mesh)
         train_state = state.initialize(init_key, config, dataset.info, schedule)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(train_state.params))
         print(f"model: {messages.describe_model(config, parameters)}", flush=True)
@@ -111,16 +122,16 @@ def train_and_evaluate(
                     config, saved_config, workdir, checkpoints, dataset, train_state
                 )
             else:
-                train_state, record = start(config, dataset, train_state)
+                train_state, record = start(config, dataset, train_state, mesh)
             start_up.lap("state")
-            write_config(workdir, config)
-            write_metrics(workdir, record.history)
-            run = Run(config, plan, dataset, schedule, order_key, step_key, checkpoints, stop)
-            record = train_epochs(run, workdir, train_state, record, start_up)
+            write_config(folder, config)
+            write_metrics(folder, record.history)
+            run = Run(config, plan, mesh, dataset, schedule, order_key, step_key, checkpoints, stop)
+            record = train_epochs(run, folder, train_state, record, start_up)
 
-    summary = summarize(config, record, parameters)
-    write_atomically(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
-    draw_curves(record.history, workdir / "curves.png", str(workdir))
+        summary = summarize(config, record, parameters)
+        write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        draw_curves(record.history, folder / "curves.png", str(workdir))
     print(messages.describe_result(summary, workdir))
     return summary
 
@@ -137,7 +148,7 @@ def keep_programs() -> None:
 
 def train_epochs(
     run: Run,
-    workdir: Path,
+    folder: Path,
     train_state: TrainState,
     record: Record,
     start_up: messages.StartUp,
@@ -150,7 +161,7 @@ def train_epochs(
     start_up.lap("compile")
     print(start_up.describe(), flush=True)
     every = run.config.eval.every_epochs
-    with TensorBoard(workdir / "tensorboard", record.history) as board:
+    with TensorBoard(folder / "tensorboard", record.history) as board:
         # The history has a line for each finished epoch, so it says which one comes next.
         for epoch in range(len(record.history), run.plan.epochs):
             train_state, train_seconds = train_epoch(run, train_steps, train_state, record, epoch)
@@ -173,7 +184,7 @@ def train_epochs(
             )
             # The checkpoint first: what metrics.jsonl lacks is rewritten from it on resume.
             run.checkpoints.save(train_state, record, selection_metrics(entry))
-            write_metrics(workdir, record.history)
+            write_metrics(folder, record.history)
             board.write(entry)
             print(messages.epoch_line(record.history, run.plan), flush=True)
     return record
@@ -207,14 +218,17 @@ def train_epoch(
                 until = min(until, (steps_done // every + 1) * every)
             num_steps = until - steps_done
             called = time.monotonic()
-            train_state = train_steps(train_state, train, order, jnp.int32(num_steps), run.step_key)
+            train_state = train_steps(train_state, train, order, np.int32(num_steps), run.step_key)
             seen = train_state.metrics.compute()  # waits for the device
             seconds = time.monotonic() - called
             check_finite(run, train_state)
 
+            if run.checkpoints.preempted(range(steps_done + 1, until + 1)):
+                run.stop.signal = signal.SIGTERM
             steps_done, epoch_seconds = until, epoch_seconds + seconds
             if not steps_per_call:
                 call_steps = max(1, round(min(CALL_SECONDS / seconds, 2) * num_steps))
+                call_steps = parallel.agreed(call_steps)  # all processes take the same steps
             if every and steps_done % every == 0 and steps_done < end:
                 save()
             shown = {
@@ -235,11 +249,12 @@ def compile_steps(run: Run, train_state: TrainState) -> tuple[TrainSteps, step.P
         train_state,
         train,
         data.epoch_order(run.order_key, 0, len(train.labels)),
-        jnp.int32(1),
+        np.int32(1),
         run.step_key,
         batch_size=run.config.train.batch_size,
         preprocess=preprocess.for_training(run.config.data, info),
         aux_loss_weight=run.config.train.aux_loss_weight,
+        mesh=run.mesh,
     ).compile()
     return compiled, preprocess.for_evaluation(info)
 
@@ -256,6 +271,7 @@ def evaluate_splits(
                 arrays,
                 batch_size=run.config.eval.batch_size,
                 preprocess=preprocess,
+                mesh=run.mesh,
             )
             seen = int(metrics[split].count.sum())
             assert seen == split.num_examples(run.dataset), "an image was lost or doubled"

@@ -48,9 +48,14 @@ def describe_data(dataset: Dataset) -> str:
 
 def describe_model(config: Config, parameters: int) -> str:
     """Name, size, precision and device in one line."""
+    devices = jax.devices()[0].device_kind
+    if jax.device_count() > 1:
+        devices = f"{jax.device_count()} x {devices}"
+    if jax.process_count() > 1:
+        devices += f" in {jax.process_count()} processes"
     return (
         f"{config.model.name}, {parameters:,} parameters, {config.model.dtype} with "
-        f"{config.model.matmul_precision} precision, on {jax.devices()[0].device_kind}"
+        f"{config.model.matmul_precision} precision, on {devices}"
     )
 
 

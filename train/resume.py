@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from googlenet_jax import optimizer
+from googlenet_jax import optimizer, parallel
 from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
 from googlenet_jax.data import Dataset, Split
@@ -58,14 +59,16 @@ class Plan:
         return optimizer.create_schedule(config.optimizer, self.steps_per_epoch, self.total_steps)
 
 
-def start(config: Config, dataset: Dataset, fresh: TrainState) -> tuple[TrainState, Record]:
+def start(
+    config: Config, dataset: Dataset, fresh: TrainState, mesh: Mesh
+) -> tuple[TrainState, Record]:
     """The state at step 0, with the weights of another run if the config names one.
 
     Raises:
       UserError: that run's best checkpoint cannot be used.
     """
     if config.train.init_from:
-        fresh = start_from(fresh, config.train.init_from)
+        fresh = parallel.replicate(start_from(fresh, config.train.init_from), mesh)
     return fresh, Record([], dataset.info.to_dict(), dataset.provenance)
 
 

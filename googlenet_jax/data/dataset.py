@@ -10,8 +10,10 @@ from typing import Any, Self
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 
+from googlenet_jax import parallel
 from googlenet_jax.errors import DataError
 
 
@@ -128,9 +130,9 @@ class Dataset:
         info = dataclasses.replace(self.info, image_shape=shape)
         return dataclasses.replace(self, info=info, splits=splits)
 
-    def on_device(self) -> Self:
-        """The same data set with its arrays on the default device."""
-        return dataclasses.replace(self, splits=jax.device_put(self.splits))
+    def on_devices(self, mesh: Mesh) -> Self:
+        """The same data set with its arrays on every device of a mesh."""
+        return dataclasses.replace(self, splits=parallel.replicate(self.splits, mesh))
 
 
 class Split(enum.StrEnum):

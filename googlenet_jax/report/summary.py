@@ -52,10 +52,15 @@ def summarize(config: Config, record: Record, parameters: int) -> dict[str, Any]
 
 
 def environment() -> dict[str, Any]:
-    """The device and the versions that something was made with."""
+    """The devices and the versions that something was made with."""
     device = jax.devices()[0]
     return {
-        "device": {"platform": device.platform, "kind": device.device_kind, "count": 1},
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+            "processes": jax.process_count(),
+        },
         "versions": {
             "googlenet_jax": __version__,
             "python": platform.python_version(),

@@ -1,0 +1,245 @@
+"""Any number of devices and processes makes the same run, and any of them goes on with another's.
+
+Real processes on the loopback, each with CPU devices of its own.
+"""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import train.main
+from googlenet_jax.errors import UserError
+from googlenet_jax.loading import load_model
+from train.cluster import Place
+
+HERE = Path(__file__).parent
+# 8 steps an epoch, one a call, so that a signal finds a run at work. A small network: in a first
+# step JAX joins CPU processes anew for each all-reduce of the program, which takes half a second.
+ARGUMENTS = [
+    *("--config", "digits", "--config.model.name=preact_resnet", "--config.model.depth=11"),
+    *("--config.train.batch_size=16", "--config.data.max_train_examples=128"),
+    *("--config.train.epochs=3", "--config.train.steps_per_call=1"),
+    *("--config.checkpoint.every_steps=5", "--config.optimizer.learning_rate=1e-4"),
+]
+
+
+class Topology(NamedTuple):
+    """So many processes with so many devices each."""
+
+    processes: int
+    devices: int
+
+
+def start(topology, output, *commands):
+    """The processes of a run; number i runs the i-th command or the last, and writes `output`.i."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    environment = os.environ | {
+        "JAX_NUM_CPU_DEVICES": str(topology.devices),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "PYTHONPATH": str(HERE.parent),
+        "GLIBC_TUNABLES": "",
+    }
+    processes = []
+    for number in range(topology.processes):
+        place = ["--coordinator", coordinator, "--num_processes", str(topology.processes)]
+        place += ["--process_id", str(number)]
+        command = commands[min(number, len(commands) - 1)]
+        with Path(f"{output}.{number}").open("w") as file:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *command, *(place if topology.processes > 1 else [])],
+                    env=environment,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    return processes
+
+
+def finish(processes, timeout=240):
+    """Their exit statuses, once all have ended."""
+    try:
+        return [process.wait(timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """What `parallel_run` found on one device, on eight, and on two processes of four."""
+    found = {}
+    folder = tmp_path_factory.mktemp("steps")
+    for topology in (Topology(1, 1), Topology(1, 8), Topology(2, 4)):
+        out = folder / f"{topology.processes}x{topology.devices}"
+        driver = str(HERE / "parallel_run.py")
+        statuses = finish(start(topology, out, [driver, str(out)]))
+        assert statuses == [0] * topology.processes, Path(f"{out}.0").read_text()
+        found[topology] = json.loads(Path(f"{out}.json").read_text()), np.load(f"{out}.npz")
+    return found
+
+
+def distance(found, expected):
+    """Relative to the length of what is expected."""
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("topology", [Topology(1, 8), Topology(2, 4)])
+class TestAgainstOneDevice:
+    def test_batches_are_the_same(self, steps, topology):
+        """Order and augmentation, to the bit."""
+        assert steps[topology][0]["batches"] == steps[Topology(1, 1)][0]["batches"]
+
+    def test_one_step_agrees(self, steps, topology):
+        """Loss, and all gradients: the momentum after one step."""
+        (found, arrays), (expected, wanted) = steps[topology], steps[Topology(1, 1)]
+        assert found["one"] == pytest.approx(expected["one"], rel=1e-5)
+        for kind in ("params", "opt_state", "batch_stats"):
+            assert distance(arrays[f"one {kind}"], wanted[f"one {kind}"]) < 1e-5, kind
+
+    def test_twenty_steps_agree(self, steps, topology):
+        (found, arrays), (expected, wanted) = steps[topology], steps[Topology(1, 1)]
+        assert found["twenty"] == pytest.approx(expected["twenty"], rel=1e-3)
+        for kind in ("params", "batch_stats"):
+            assert distance(arrays[f"twenty {kind}"], wanted[f"twenty {kind}"]) < 1e-3, kind
+
+    def test_evaluation_is_exact(self, steps, topology):
+        """Eight devices do not divide its batches of 50, nor these the 355 images."""
+        assert steps[topology][0]["evaluated"] == 355
+
+    def test_only_gradients_and_sums_over_the_batch_are_exchanged(self, steps, topology):
+        """One sum over the devices for each gradient, and nothing as large beside them.
+
+        The others are BatchNorm's: of a layer's channels; and those of the loss and the metrics.
+        XLA joins the gradients' into one on a GPU and a TPU, not on a CPU.
+        """
+        found, _ = steps[topology]
+        assert {kind for kind, _ in found["collectives"]} == {"all-reduce"}
+        sizes = [size for _, shapes in found["collectives"] for size in shapes]
+        assert found["parameters"] <= sum(sizes) <= 1.2 * found["parameters"]
+
+
+def run(topology, workdir, *commands):
+    """Exit statuses and output of a run that is left alone."""
+    output = workdir.with_suffix(f".{topology.processes}x{topology.devices}")
+    arguments = [*ARGUMENTS, "--workdir", str(workdir)]
+    commands = commands or [["-m", "train.main"]]
+    statuses = finish(start(topology, output, *([*each, *arguments] for each in commands)))
+    texts = [Path(f"{output}.{number}").read_text() for number in range(topology.processes)]
+    return statuses, texts
+
+
+def killed(name, steps):
+    """The command of a process that gets a signal behind so many steps."""
+    return [str(HERE / "kill_at.py"), name, "train.loop:check_finite", "after", str(steps)]
+
+
+def history(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_goes_on_with_any_number_of_processes_and_devices(tmp_path):
+    """SIGTERM to the last process each time; all save at one step, and the end is the same."""
+    statuses, (text,) = run(Topology(1, 1), tmp_path / "whole")
+    assert statuses == [0], text
+    workdir, done = tmp_path / "moved", 0
+    for topology in (Topology(4, 1), Topology(1, 1), Topology(2, 1)):
+        last = killed("SIGTERM", 4)
+        others = [["-m", "train.main"]] * (topology.processes - 1)
+        statuses, texts = run(topology, workdir, *others, last)
+        assert statuses == [143] * topology.processes, texts
+        (step,) = (int(n) for n in re.findall(r"^saving step (\d+)", texts[0], re.MULTILINE))
+        assert done + 4 <= step <= done + 8, texts
+        if done:
+            assert f"at step {done} of 24" in texts[0]
+        assert [text for text in texts[1:] if "epoch" in text] == []  # only the first one speaks
+        done = step
+    statuses, (text,) = run(Topology(1, 8), workdir)
+    assert statuses == [0], text
+    assert f"at step {done} of 24" in text
+
+    moved, whole = history(workdir), history(tmp_path / "whole")
+    assert [line["step"] for line in moved] == [8, 16, 24]
+    for line, expected in zip(moved, whole, strict=True):
+        for name in ("train_loss", "test_loss", "param_norm"):
+            assert line[name] == pytest.approx(expected[name], rel=1e-3), name
+    assert json.loads((workdir / "summary.json").read_text())["device"]["count"] == 8
+    first, second = (load_model(folder, "latest") for folder in (workdir, tmp_path / "whole"))
+    assert int(first.state.step) == int(second.state.step) == 24
+
+
+def test_a_process_that_is_killed_ends_the_others(tmp_path):
+    """Within a minute, with a message; what is lost is less than a checkpoint interval."""
+    workdir = tmp_path / "run"
+    output, last = tmp_path / "out", killed("SIGKILL", 12)
+    arguments = [*ARGUMENTS, "--workdir", str(workdir)]
+    processes = start(Topology(2, 1), output, ["-m", "train.main", *arguments], [*last, *arguments])
+    assert processes[1].wait(240) == -signal.SIGKILL
+    assert processes[0].wait(60) not in (0, 2, 143)
+    text = Path(f"{output}.0").read_text()
+    assert "error: process 0 of 2 has failed" in text or "another task died" in text, text
+
+    statuses, (text,) = run(Topology(1, 1), workdir)
+    assert statuses == [0], text
+    (step,) = (int(n) for n in re.findall(r"resuming .* at step (\d+) of 24", text))
+    assert 12 - step <= 5
+
+
+def test_a_process_with_wrong_input_ends_the_others(tmp_path):
+    """A busy working directory, which the first process alone can see."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    with (workdir / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        statuses, texts = run(Topology(2, 1), workdir)
+    assert statuses[0] == 2
+    assert statuses[1] not in (0, 143)
+    assert texts[0].splitlines()[-1].endswith("another process is training there")
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused(tmp_path):
+    arguments = ["-m", "train.main", "--config", "digits", "--config.train.batch_size=20"]
+    output = tmp_path / "out"
+    assert finish(start(Topology(1, 8), output, arguments)) == [2]
+    (line,) = Path(f"{output}.0").read_text().splitlines()
+    assert line == ("error: train.batch_size=20: 8 devices do not divide it; 16 or 24 would do")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--coordinator=a:1"], "--num_processes and --process_id: missing"),
+        (["--num_processes=2", "--process_id=0"], "--coordinator: missing"),
+        (["--num_processes=two"], "--num_processes: invalid int value: 'two'"),
+        (
+            ["--coordinator=a", "--num_processes=2", "--process_id=0"],
+            "--coordinator=a: must be HOST:PORT",
+        ),
+        (
+            ["--coordinator=a:1", "--num_processes=2", "--process_id=2"],
+            "--process_id=2: must be from 0 to below --num_processes=2",
+        ),
+    ],
+)
+def test_wrong_places_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        train.main.main(["--config", "digits", *arguments])
+
+
+def test_a_place_leaves_the_other_arguments_alone():
+    others = ["--config", "digits", "--config.seed=1"]
+    flags = ["--coordinator", "a:1", "--num_processes=2", "--process_id", "1"]
+    assert Place.parse([*others, *flags]) == (Place("a:1", 2, 1), others)
+    assert Place.parse(others) == (Place(), others)
