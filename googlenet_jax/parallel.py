@@ -36,7 +36,7 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
 
-    def place(leaf: jax.Array) -> jax.Array:
+    def place(leaf: jax.Array | np.ndarray) -> jax.Array:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(place(jax.random.key_data(leaf)))
         if mesh.is_multi_process:

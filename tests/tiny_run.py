@@ -1,12 +1,11 @@
 """A run so small that a test of its working directory is about something else."""
 
 import contextlib
-import fcntl
 import io
-import os
 from pathlib import Path
 
 import compiling
+import sharing
 
 import train.main
 
@@ -21,12 +20,7 @@ ARGUMENTS = [
 
 def make(tmp_path_factory) -> Path:
     """The run's working directory; all workers of a session share it, so copy before writing."""
-    base = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent
-    workdir = base / "tiny_run"
-    with (base / "tiny_run.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with sharing.folder(tmp_path_factory, "tiny_run") as workdir:
         if not (workdir / "curves.png").exists():  # what a run writes last
             with compiling.quickly(), contextlib.redirect_stdout(io.StringIO()):
                 train.main.main([*ARGUMENTS, "--workdir", str(workdir)])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from googlenet_jax.errors import UserError
-from train import console
+from train import allocator, console
 
 
 def main(argv: list[str]) -> None:
@@ -77,4 +77,5 @@ def evaluate(workdir: Path, checkpoint: str, split_name: str, data_path: str) ->
 
 
 if __name__ == "__main__":
+    allocator.restart_tuned()
     console.run(main)

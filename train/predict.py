@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from googlenet_jax import pretrained
 from googlenet_jax.errors import DataError, UserError
-from train import console
+from train import allocator, console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -193,4 +193,5 @@ def one_ahead(items: Iterator[T]) -> Iterator[T]:
 
 
 if __name__ == "__main__":
+    allocator.restart_tuned()
     console.run(main)
