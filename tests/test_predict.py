@@ -24,7 +24,6 @@ from googlenet_jax.data import Arrays
 from googlenet_jax.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
-ROOT = Path(__file__).parents[1]
 SAMPLES = pretrained.FOLDER / "digits" / "samples"
 GRAY, RGB = (8, 8, 1), (6, 10, 3)
 ORANGE = (200, 100, 50)
@@ -191,16 +190,6 @@ def test_results_come_batch_by_batch(model, monkeypatch):
     assert [name for name, _ in itertools.islice(results, 2)] == ["0", "1"]
     results.close()
     assert len(read) <= 12
-
-
-def test_the_readme_s_lines(test_split, monkeypatch):
-    """Its three lines of Python, with the network that ships in place of the reader's own."""
-    section = (ROOT / "README.md").read_text().partition("## Predict, export")[2]
-    (code,) = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
-    assert len([line for line in code.splitlines() if line]) == 3
-    names = {"images": test_split.images}
-    exec(code.replace("exports/cifar10", "digits"), names)
-    assert (names["labels"] == test_split.labels).mean() > 0.98
 
 
 @pytest.mark.parametrize(
