@@ -23,6 +23,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
+import yaml
 from flax import nnx
 from PIL import Image
 
@@ -34,11 +35,14 @@ from googlenet_jax.errors import UserError
 from googlenet_jax.models.layers import Linear, Unit
 from googlenet_jax.workdir import read_config, write_config
 from train import flags
+from train.cluster import Place
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MARK = re.compile(r"# needs (a GPU|a TPU|the network)$")
+MARK = re.compile(
+    r"# needs (a GPU|a TPU|the network|Docker|SLURM|a spot machine|several processes)$"
+)
 UNKNOWN = f"neither run nor marked by {MARK.pattern!r}"
 OPERATORS = "&|<>;"
 BY_CI = {
@@ -252,6 +256,7 @@ class Shell:
             "measure": measure,
             "start_up": lambda batch_size: [],
             "table": lambda networks: "",
+            "memory_table": lambda batch_sizes: "",
             "run_until": lambda deadline, words: self.run_program(words[0], words[1:]),
         }.items():
             if hasattr(module, name):
@@ -298,7 +303,7 @@ def test_a_documented_line_runs(line, shell):
         return
     for words in commands(line):
         if words[:3] == ["python", "-m", "train.main"]:
-            flags.parse(words[3:])
+            flags.parse(Place.parse(words[3:])[1])
 
 
 @pytest.mark.parametrize("code", documented_blocks())
@@ -319,8 +324,22 @@ def test_a_documented_block_runs(code, shell):
 def test_no_block_is_passed_over(page):
     """For the language that it says it is in; one that names none shows what is printed."""
     blocks = [block.partition("\n") for block in page.read_text().split("```")[1::2]]
-    assert {language for language, _, _ in blocks} <= {"sh", "python", ""}
+    assert {language for language, _, _ in blocks} <= {"sh", "python", "yaml", ""}
     assert not any("python -m" in code for language, _, code in blocks if not language)
+
+
+def test_the_manifest_s_arguments_are_right():
+    ((_, manifest),) = blocks("yaml")
+    service, job = yaml.safe_load_all(manifest)
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    arguments = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in container["args"]]
+    place, others = Place.parse(arguments)
+    assert place.num_processes == job["spec"]["completions"] == job["spec"]["parallelism"]
+    assert place.coordinator.startswith(
+        f"{job['metadata']['name']}-0.{service['metadata']['name']}:"
+    )
+    flags.parse(others)
 
 
 @pytest.mark.parametrize(
