@@ -1,6 +1,6 @@
 """Takes training steps on all devices there are, and writes down what they did.
 
-usage: parallel_run.py OUT [the cluster flags of train.main]
+usage: parallel_run.py OUT NETWORK [the cluster flags of train.main]
 """
 
 import hashlib
@@ -31,10 +31,13 @@ def collectives(program: str) -> list[tuple[str, list[int]]]:
     return found
 
 
-def main(out: str) -> None:
+def main(out: str, network: str) -> None:
     mesh = parallel.create_mesh()
     config = digits.get_config()
-    config.model.width_multiplier = 1 / 16
+    if network == "googlenet":
+        config.model.width_multiplier = 1 / 16
+    else:
+        config.model.name, config.model.depth = network, 11
     config.optimizer.learning_rate = 1e-4  # at 0.1 the order of a sum decides where a run goes
     dataset = data.load(config.data, 0).on_devices(mesh)
     train, info = dataset.splits[Split.TRAIN], dataset.info
@@ -92,6 +95,6 @@ def main(out: str) -> None:
 
 
 if __name__ == "__main__":
-    place, (out,) = Place.parse(sys.argv[1:])
+    place, arguments = Place.parse(sys.argv[1:])
     with joined(place):
-        main(out)
+        main(*arguments)

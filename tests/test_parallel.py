@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import compiling
 import numpy as np
 import pytest
 import sharing
@@ -48,7 +49,7 @@ def start(topology, output, *commands):
         coordinator = f"localhost:{free.getsockname()[1]}"
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": str(topology.devices),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        compiling.FLAG.upper(): "1",
         "PYTHONPATH": str(HERE.parent),
         "GLIBC_TUNABLES": "",
     }
@@ -78,19 +79,30 @@ def finish(processes, timeout=240):
             process.kill()
 
 
+MANY = {"googlenet": Topology(1, 8), "preact_resnet": Topology(2, 4)}
+
+
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
-    """What `parallel_run` found on one device, on eight, and on two processes of four."""
+    """What `parallel_run` found on one device, on eight, and on two processes of four.
+
+    With the processes a network of few layers, see above.
+    """
     found = {}
     with sharing.folder(tmp_path_factory, "steps") as folder:
         folder.mkdir(exist_ok=True)
-        for topology in (Topology(1, 1), Topology(1, 8), Topology(2, 4)):
-            out = folder / f"{topology.processes}x{topology.devices}"
-            if not Path(f"{out}.json").exists():  # what it writes last
-                statuses = finish(start(topology, out, [str(HERE / "parallel_run.py"), str(out)]))
-                assert statuses == [0] * topology.processes, Path(f"{out}.0").read_text()
-            found[topology] = json.loads(Path(f"{out}.json").read_text()), np.load(f"{out}.npz")
-    return found
+        for name, many in MANY.items():
+            for topology in (Topology(1, 1), many):
+                out = folder / f"{name}-{topology.processes}x{topology.devices}"
+                if not Path(f"{out}.json").exists():  # what it writes last
+                    command = [str(HERE / "parallel_run.py"), str(out), name]
+                    statuses = finish(start(topology, out, command))
+                    assert statuses == [0] * topology.processes, Path(f"{out}.0").read_text()
+                found[name, topology] = (
+                    json.loads(Path(f"{out}.json").read_text()),
+                    np.load(f"{out}.npz"),
+                )
+    return {name: (found[name, many], found[name, Topology(1, 1)]) for name, many in MANY.items()}
 
 
 def distance(found, expected):
@@ -98,36 +110,37 @@ def distance(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("topology", [Topology(1, 8), Topology(2, 4)])
+@pytest.mark.parametrize("name", MANY)
 class TestAgainstOneDevice:
-    def test_batches_are_the_same(self, steps, topology):
+    def test_batches_are_the_same(self, steps, name):
         """Order and augmentation, to the bit."""
-        assert steps[topology][0]["batches"] == steps[Topology(1, 1)][0]["batches"]
+        (found, _), (expected, _) = steps[name]
+        assert found["batches"] == expected["batches"]
 
-    def test_one_step_agrees(self, steps, topology):
+    def test_one_step_agrees(self, steps, name):
         """Loss, and all gradients: the momentum after one step."""
-        (found, arrays), (expected, wanted) = steps[topology], steps[Topology(1, 1)]
+        (found, arrays), (expected, wanted) = steps[name]
         assert found["one"] == pytest.approx(expected["one"], rel=1e-5)
         for kind in ("params", "opt_state", "batch_stats"):
             assert distance(arrays[f"one {kind}"], wanted[f"one {kind}"]) < 1e-5, kind
 
-    def test_twenty_steps_agree(self, steps, topology):
-        (found, arrays), (expected, wanted) = steps[topology], steps[Topology(1, 1)]
+    def test_twenty_steps_agree(self, steps, name):
+        (found, arrays), (expected, wanted) = steps[name]
         assert found["twenty"] == pytest.approx(expected["twenty"], rel=1e-3)
         for kind in ("params", "batch_stats"):
             assert distance(arrays[f"twenty {kind}"], wanted[f"twenty {kind}"]) < 1e-3, kind
 
-    def test_evaluation_is_exact(self, steps, topology):
+    def test_evaluation_is_exact(self, steps, name):
         """Eight devices do not divide its batches of 50, nor these the 355 images."""
-        assert steps[topology][0]["evaluated"] == 355
+        assert steps[name][0][0]["evaluated"] == 355
 
-    def test_only_gradients_and_sums_over_the_batch_are_exchanged(self, steps, topology):
+    def test_only_gradients_and_sums_over_the_batch_are_exchanged(self, steps, name):
         """One sum over the devices for each gradient, and nothing as large beside them.
 
         The others are BatchNorm's: of a layer's channels; and those of the loss and the metrics.
         XLA joins the gradients' into one on a GPU and a TPU, not on a CPU.
         """
-        found, _ = steps[topology]
+        found, _ = steps[name][0]
         assert {kind for kind, _ in found["collectives"]} == {"all-reduce"}
         sizes = [size for _, shapes in found["collectives"] for size in shapes]
         assert found["parameters"] <= sum(sizes) <= 1.2 * found["parameters"]

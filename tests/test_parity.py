@@ -11,6 +11,7 @@ import parity
 import pytest
 
 pytestmark = pytest.mark.usefixtures("programs_freed_at_once", "compiled_quickly")
+IN_FLOAT32 = ("row 2", "rows 5 to 8", "row 9, depth 20")
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
@@ -32,7 +33,15 @@ def test_float64(name):
 
 
 @pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
-@pytest.mark.parametrize("name", [name for name in parity.CASES if name.startswith("row")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        # One network of each kind; the others' formulas are proven in float64.
+        pytest.param(name, marks=[] if name in IN_FLOAT32 else pytest.mark.slow)
+        for name in parity.CASES
+        if name.startswith("row")
+    ],
+)
 def test_float32(name):
     found, exact = parity.run_jax(name, "float32"), parity.run_torch(name, "float64")
     for quantity, tolerance in parity.CASES[name].float32_tolerances.items():

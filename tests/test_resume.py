@@ -1,12 +1,14 @@
 """A run that is killed, again and again, ends as if nothing had happened."""
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import compiling
 import jax
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ def run(workdir, *command, timeout=300):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env=os.environ | {compiling.FLAG.upper(): "1"},
     )
     try:
         output, _ = process.communicate(timeout=timeout)

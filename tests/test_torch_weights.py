@@ -26,7 +26,7 @@ from train import main as train_main
 torch = pytest.importorskip("torch")
 from benchmarks import torch_networks  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("programs_freed_at_once")
+pytestmark = pytest.mark.usefixtures("programs_freed_at_once", "compiled_quickly")
 WIDTH = 1 / 16
 ARTICLE = {
     "row 1": {"stem": 7, "pools": "4", "head_side": AUX_SIDE, "bn": False},
