@@ -7,6 +7,7 @@ whatever the number of devices.
 """
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from googlenet_jax.errors import ConfigError
+from googlenet_jax.errors import ConfigError, UserError
 
 AXIS = "data"
 Tree = TypeVar("Tree")
@@ -98,6 +99,21 @@ def first_process_first(what: str) -> Iterator[None]:
     yield
     if is_first_process():
         multihost_utils.sync_global_devices(what)
+
+
+def check_same(what: str, text: str) -> None:
+    """Makes sure that every process has the same.
+
+    Args:
+      what: for the error.
+      text: such as a config, or the sha256 of data.
+
+    Raises:
+      UserError: this process has another one than the first.
+    """
+    own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    if not np.array_equal(multihost_utils.broadcast_one_to_all(own), own):
+        raise UserError(f"process {jax.process_index()}: its {what} is not that of process 0")
 
 
 def agreed(number: int) -> int:

@@ -224,6 +224,17 @@ def test_a_process_with_wrong_input_ends_the_others(tmp_path):
     assert texts[0].splitlines()[-1].endswith("another process is training there")
 
 
+def test_processes_with_different_configs_end(tmp_path):
+    """The one that has another config than the first says so."""
+    same = ["-m", "train.main", *ARGUMENTS, "--workdir", str(tmp_path / "run")]
+    output = tmp_path / "out"
+    statuses = finish(start(Topology(2, 1), output, same, [*same, "--config.seed=1"]))
+    assert statuses[1] == 2
+    assert statuses[0] not in (0, 2, 143)
+    (error,) = re.findall("error: .*", Path(f"{output}.1").read_text())
+    assert error == "error: process 1: its config is not that of process 0"
+
+
 def test_a_batch_that_the_devices_do_not_divide_is_refused(tmp_path):
     arguments = ["-m", "train.main", "--config", "digits", "--config.train.batch_size=20"]
     output = tmp_path / "out"

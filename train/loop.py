@@ -98,12 +98,14 @@ def train_and_evaluate(
         keep_programs()
     mesh = parallel.create_mesh()
     parallel.check_batch_size(config.train.batch_size, mesh)
+    parallel.check_same("config", json.dumps(config.to_dict()))
     # Among many processes SIGTERM is JAX's to hear, see `Checkpoints.preempted`.
     signals = [] if jax.distributed.is_initialized() else [signal.SIGTERM, signal.SIGINT]
     with reports(workdir) as folder, StopRequest.listen(signals) as stop:
         saved_config = check_same_run(workdir, config)
         with parallel.first_process_first("data"):  # it may have to prepare them
             dataset = data.load(config.data, config.seed)
+        parallel.check_same("data set", dataset.provenance["sha256"])
         dataset = dataset.on_devices(mesh)
         print(f"data: {messages.describe_data(dataset)}", flush=True)
         start_up.lap("data")
