@@ -16,6 +16,7 @@ import shlex
 import shutil
 import sys
 import tomllib
+import types
 from pathlib import Path
 
 import cifar_files
@@ -250,7 +251,7 @@ class Shell:
             return [[1.0] * rounds for _ in entrants], [1.0 for _ in entrants]
 
         def compile_steps(batch_size, dtype):
-            return lambda number: None, ""
+            return lambda number: None, types.SimpleNamespace(as_text=lambda: "")
 
         for name, stand_in in {
             "measure": measure,
