@@ -116,19 +116,16 @@ def memory(batch_size: int) -> tuple[int, int, int]:
     """
     take_steps, program = jax_step.compile_steps(batch_size, "float32")
     needs = program.memory_analysis()
-    if statistics := jax.devices()[0].memory_stats():
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        ctypes.CDLL(None).malloc_trim(0)  # what compiling has left
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is now what there is
+        before = _resident("VmRSS")
         take_steps(2)
-        statistics = jax.devices()[0].memory_stats() or statistics
-        return (
-            needs.argument_size_in_bytes,
-            needs.temp_size_in_bytes,
-            statistics["peak_bytes_in_use"],
-        )
-    ctypes.CDLL(None).malloc_trim(0)  # what compiling has left
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what there is
-    before = _resident("VmRSS")
-    take_steps(2)
-    peak = _resident("VmHWM") - before
+        peak = _resident("VmHWM") - before
+    else:
+        take_steps(2)
+        peak = device.memory_stats()["peak_bytes_in_use"]
     return needs.argument_size_in_bytes, needs.temp_size_in_bytes, peak
 
 
