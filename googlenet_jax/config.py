@@ -28,6 +28,7 @@ def _option(
     minimum: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    maximum: float | None = None,
     resumable: bool = False,
     only: str = "",
 ) -> Any:
@@ -43,6 +44,7 @@ def _option(
       minimum: of a number.
       above: what it must exceed.
       below: what it must not reach.
+      maximum: of a number.
       resumable: whether a resumed run may change it.
       only: the `model.name` to whose networks alone it means something.
     """
@@ -53,7 +55,8 @@ def _option(
         f"at least {minimum}" if minimum is not None else "",
         f"greater than {above}" if above is not None else "",
         f"less than {below}" if below is not None else "",
-        "finite" if isinstance(default, float) and below is None else "",
+        f"at most {maximum}" if maximum is not None else "",
+        "finite" if isinstance(default, float) and below is None and maximum is None else "",
     ]
 
     def is_allowed(value: Any) -> bool:
@@ -63,6 +66,7 @@ def _option(
             and (minimum is None or value >= minimum)
             and (above is None or value > above)
             and (below is None or value < below)
+            and (maximum is None or value <= maximum)
             and value != math.inf
         )
 
@@ -167,8 +171,9 @@ class DataConfig:
 
     name: str = _option(
         "cifar10",
-        "data set; tfds:NAME is an image classification set that TFDS has prepared",
-        choices=("cifar10", "cifar100", "digits"),
+        "data set; tfds:NAME is an image classification set that TFDS has prepared, folder has a "
+        "folder of pictures for each class (or train, val and test folders that do)",
+        choices=("cifar10", "cifar100", "digits", "folder"),
         prefix="tfds:",
     )
     path: str = _option(
@@ -192,6 +197,47 @@ class DataConfig:
     )
     pad_mode: str = _option("reflect", "what is added", choices=("reflect", "zeros"))
     flip: bool = _option(True, "mirror a random half of the images")
+    stream: bool = _option(
+        False,
+        "decode pictures of any size as they are needed, instead of holding all in memory, as "
+        "data.name=folder always does",
+    )
+    workers: int = _option(
+        0,
+        "processes that decode the stream's pictures; 0: threads",
+        minimum=0,
+        below=1000,
+        resumable=True,
+    )
+    crop_size: int = _option(
+        224, "pixels; side of the squares that a stream cuts out", minimum=1, below=2**12
+    )
+    crop_area: float = _option(
+        0.08, "least share of a picture that a stream's random crop keeps", above=0, maximum=1
+    )
+    corrupt: str = _option(
+        "refuse",
+        "what becomes of a stream's picture that cannot be decoded: the run ends, or goes on "
+        "without it",
+        choices=("refuse", "skip"),
+        resumable=True,
+    )
+    classes: str = _option(
+        "",
+        "file with a class a line: its folder's name and, after a space, what it is called; "
+        'data.name="folder" has the training folders, sorted, without it',
+        resumable=True,
+    )
+    test_examples: int = _option(
+        0,
+        "images set apart, class by class, to test on, where a folder has none for it",
+        minimum=0,
+    )
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether pictures are decoded as they are needed."""
+        return self.stream or self.name == "folder"
 
 
 @dataclasses.dataclass(slots=True)
@@ -209,7 +255,9 @@ class OptimizerConfig:
         minimum=0,
     )
     schedule: str = _option(
-        "cosine", "learning rate over time", choices=("cosine", "step", "constant")
+        "cosine",
+        "learning rate over time",
+        choices=("cosine", "step", "exponential", "constant"),
     )
     schedule_per: str = _option(
         "epoch", "when the schedule takes its next value", choices=("epoch", "step")
@@ -219,6 +267,15 @@ class OptimizerConfig:
         "shares of the run's steps at which schedule=step divides the learning rate by 10",
         pattern=r"(0?\.\d+(,0?\.\d+)*)?",
         example="0.5,0.75",
+    )
+    decay_factor: float = _option(
+        0.96,
+        "what schedule=exponential multiplies the learning rate by",
+        above=0,
+        below=1,
+    )
+    decay_epochs: float = _option(
+        8.0, "epochs after which it does so, again and again", above=0, below=10**6
     )
     warmup_epochs: float = _option(
         0.0,
@@ -250,6 +307,12 @@ class TrainConfig:
     )
     aux_loss_weight: float = _option(
         0.3, "weight of each auxiliary head's loss beside the classifier's", minimum=0, below=10**6
+    )
+    label_smoothing: float = _option(
+        0.0,
+        "share of the training loss that is taken from the label and spread over all classes",
+        minimum=0,
+        below=1,
     )
     init_from: str = _option(
         "", "working directory, whose best weights the run starts from, or export"
@@ -286,6 +349,7 @@ class EvalConfig:
     batch_size: int = _option(250, "images a step of evaluation", minimum=1, below=10**6)
 
 
+EXPONENTIAL = "optimizer.schedule='exponential'"
 NEEDS = {
     "model.aux_pool": "model.aux_heads",
     "model.aux_dropout_rate": "model.aux_heads",
@@ -293,6 +357,12 @@ NEEDS = {
     "model.bn_epsilon": "model.batch_norm",
     "model.bn_momentum": "model.batch_norm",
     "optimizer.warmup": "optimizer.warmup_epochs",
+    "optimizer.decay_factor": EXPONENTIAL,
+    "optimizer.decay_epochs": EXPONENTIAL,
+    "data.workers": "data.stream",
+    "data.crop_size": "data.stream",
+    "data.crop_area": "data.stream",
+    "data.corrupt": "data.stream",
 }
 """Settings that mean something only where another one is on."""
 
@@ -350,10 +420,13 @@ class Config:
         """Refuses values that are allowed each by itself, but not beside each other."""
         model, optimizer = self.model, self.optimizer
         values = {name: value for name, _, value in self.options()}
+        values["data.stream"] = self.data.is_streamed
+        values[EXPONENTIAL] = optimizer.schedule == "exponential"
         for name, field, value in self.options():
             other = NEEDS.get(name, name)
             if value != field.default and other != name and not values[other]:
                 raise ConfigError(f"{name}={value!r}: means nothing with {other}={values[other]!r}")
+        self._check_data()
         if (model.depth - 2) % 9:
             raise ConfigError(f"model.depth={model.depth}: must be 9 n + 2, such as 11, 20 or 164")
         if model.stem == "single" and model.conv2_reduce:
@@ -366,6 +439,19 @@ class Config:
                 f"optimizer.decay_at={optimizer.decay_at!r}: optimizer.schedule='step' needs it, "
                 f"and no other; the schedule is {optimizer.schedule!r}"
             )
+
+    def _check_data(self) -> None:
+        config = self.data
+        if config.stream and not config.name.startswith("tfds:"):
+            raise ConfigError(f"data.stream=True: data.name must be tfds:NAME, not {config.name!r}")
+        if config.is_streamed and config.downscale > 1:
+            raise ConfigError(
+                f"data.downscale={config.downscale}: a stream has data.crop_size instead"
+            )
+        for name in ("classes", "test_examples"):
+            value = getattr(config, name)
+            if value and config.name != "folder":
+                raise ConfigError(f"data.{name}={value!r}: only data.name=folder has it")
 
     def to_dict(self) -> dict[str, Any]:
         """The config as nested plain values, as in config.json."""

@@ -2,15 +2,26 @@
 
 from collections.abc import Sequence
 
+import jax
 import optax
 from jaxtyping import Array, Float, Int
 
 
 def cross_entropy(
-    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, " batch"],
+    label_smoothing: float = 0.0,
 ) -> Float[Array, " batch"]:
-    """The negative log-likelihood of each label, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    """The negative log-likelihood of each label, in nats.
+
+    Label smoothing takes a share away from the label and spreads it evenly over all classes
+    (Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016, section 7).
+    """
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if label_smoothing:
+        mean_over_classes = -jax.nn.log_softmax(logits).mean(axis=-1)
+        losses = (1 - label_smoothing) * losses + label_smoothing * mean_over_classes
+    return losses
 
 
 def training_loss(
@@ -18,12 +29,13 @@ def training_loss(
     aux_logits: Sequence[Float[Array, "batch classes"]],
     labels: Int[Array, " batch"],
     aux_weight: float,
+    label_smoothing: float = 0.0,
 ) -> Float[Array, " batch"]:
     """Each image's cross-entropy, plus `aux_weight` times that of each auxiliary head, in nats.
 
     The paper's weight is 0.3.
     """
-    losses = cross_entropy(logits, labels)
+    losses = cross_entropy(logits, labels, label_smoothing)
     for aux in aux_logits:
-        losses += aux_weight * cross_entropy(aux, labels)
+        losses += aux_weight * cross_entropy(aux, labels, label_smoothing)
     return losses

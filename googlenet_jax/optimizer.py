@@ -15,7 +15,8 @@ def create_schedule(
 
     "cosine" is lr0 (1 + cos(pi t / T)) / 2 and "step" lr0 / 10^n, n being the number of shares
     `decay_at` of T that are over; t is counted in whole epochs, or in steps where
-    `schedule_per` says so. A linear warm-up multiplies that by a factor that rises in equal
+    `schedule_per` says so. "exponential" is lr0 f^n after n times `decay_epochs`, f being
+    `decay_factor`. A linear warm-up multiplies that by a factor that rises in equal
     steps to 1, a constant one by 0.1.
     """
     unit = steps_per_epoch if config.schedule_per == "epoch" else 1
@@ -31,6 +32,9 @@ def create_schedule(
         rate = jnp.full((), config.learning_rate, real)
         if config.schedule == "cosine":
             rate *= (1 + jnp.cos(jnp.pi * (done / total_steps))) / 2
+        if config.schedule == "exponential":
+            times_over = step // round(config.decay_epochs * steps_per_epoch)
+            rate *= config.decay_factor ** times_over.astype(real)
         for boundary in decay_steps:
             rate = jnp.where(done >= boundary, rate / 10, rate)
         if config.warmup == "constant":

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int, PyTree
 
 from googlenet_jax.errors import ConfigError, UserError
 
@@ -28,13 +30,15 @@ def create_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def replicate(tree: Tree, mesh: Mesh) -> Tree:
+def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
     """Puts arrays on every device of the mesh.
 
     Args:
       tree: of arrays or JAX keys on this process; every process gives the same.
-      mesh: of the devices.
+      mesh: of the devices; None is the first device.
     """
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, tree)
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def place(leaf: jax.Array | np.ndarray) -> jax.Array:
@@ -43,6 +47,38 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
         if mesh.is_multi_process:
             return jax.make_array_from_process_local_data(everywhere, np.asarray(leaf))
         return jax.device_put(leaf, everywhere)
+
+    return jax.tree.map(place, tree)
+
+
+def rows(size: int, mesh: Mesh | None) -> Int[np.ndarray, " rows"]:
+    """Which examples of a batch of that size this process's devices have, in rising order."""
+    every = np.arange(size)
+    if mesh is None:
+        return every
+    parts = NamedSharding(mesh, PartitionSpec(AXIS)).addressable_devices_indices_map((size,))
+    return np.unique(np.concatenate([every[index] for index in parts.values() if index]))
+
+
+def from_rows(tree: PyTree[np.ndarray], size: int, mesh: Mesh | None) -> PyTree[jax.Array]:
+    """Puts a batch on the devices, its leading axis split over them.
+
+    Args:
+      tree: of arrays with this process's `rows` of the batch.
+      size: of the whole batch.
+      mesh: of the devices; None is the first device.
+    """
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, tree)
+    sharding, own = NamedSharding(mesh, PartitionSpec(AXIS)), rows(size, mesh)
+
+    def place(leaf: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None, "asked for this process's devices only"
+            start, stop, _ = index[0].indices(size)
+            return leaf[np.searchsorted(own, start) : np.searchsorted(own, stop)]
+
+        return jax.make_array_from_callback((size, *leaf.shape[1:]), sharding, part)
 
     return jax.tree.map(place, tree)
 
@@ -114,6 +150,11 @@ def check_same(what: str, text: str) -> None:
     own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
     if not np.array_equal(multihost_utils.broadcast_one_to_all(own), own):
         raise UserError(f"process {jax.process_index()}: its {what} is not that of process 0")
+
+
+def total(number: int) -> int:
+    """The sum of what every process gives."""
+    return int(multihost_utils.process_allgather(np.int32(number)).sum())
 
 
 def agreed(number: int) -> int:

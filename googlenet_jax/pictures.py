@@ -1,6 +1,7 @@
 """Picture files of any size and kind, as a network's images."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from googlenet_jax.errors import DataError
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels."""
+
 
 def read(
-    file: Path | bytes, shape: tuple[int, int, int]
+    file: Path | bytes, shape: tuple[int, int, int], center_crop: float = 0.0
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """The whole picture, of an animation the first frame, resized to `shape`.
+    """The picture, of an animation the first frame, resized to `shape`.
 
     It is turned as its EXIF orientation says, laid on white where it is transparent, converted
     to gray or RGB, and then stretched to the height and width by bilinear interpolation that
@@ -22,16 +26,69 @@ def read(
     Args:
       file: in a format that Pillow reads, or its content.
       shape: (height, width, channels) with 1 or 3 channels.
+      center_crop: of the shorter side, the share that a central square keeps; 0: the whole
+        picture.
 
     Raises:
       DataError: it is no picture, is damaged, or exceeds Pillow's limit of pixels; says why,
         without the file's name.
     """
+
+    def box(width: int, height: int) -> Box:
+        side = min(width, height) * center_crop
+        return _central(width, height, side) if center_crop else (0, 0, width, height)
+
+    return _read(file, shape, box)
+
+
+def read_random_crop(
+    file: Path | bytes, shape: tuple[int, int, int], rng: np.random.Generator, min_area: float
+) -> UInt8[np.ndarray, "height width channels"]:
+    """A random part of the picture, stretched to `shape`; otherwise as `read`.
+
+    Szegedy et al., "Going Deeper with Convolutions" (2014), section 6: a patch of 8 % to 100 % of
+    the area, with an aspect ratio between 3/4 and 4/3. Both are drawn uniformly, the ratio's
+    logarithm, until the patch fits; after ten tries it is the largest central square.
+
+    Args:
+      file: see `read`.
+      shape: likewise.
+      rng: of the part.
+      min_area: the least share of the picture's area.
+
+    Raises:
+      DataError: see `read`.
+    """
+
+    def box(width: int, height: int) -> Box:
+        for _ in range(10):
+            area = rng.uniform(min_area, 1) * width * height
+            ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+            w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+            if 0 < w <= width and 0 < h <= height:
+                left, top = rng.integers(width - w + 1), rng.integers(height - h + 1)
+                return left, top, left + w, top + h
+        side = min(width, height)
+        return _central(width, height, side)
+
+    return _read(file, shape, box)
+
+
+def _central(width: int, height: int, side: float) -> Box:
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _read(
+    file: Path | bytes, shape: tuple[int, int, int], box_of: Callable[[int, int], Box]
+) -> UInt8[np.ndarray, "height width channels"]:
+    """The part of a picture that `box_of(width, height)` names, stretched to `shape`."""
     height, width, channels = shape
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
             picture = _convert(ImageOps.exif_transpose(opened), {1: "L", 3: "RGB"}[channels])
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        box = box_of(*picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR, box)
     except UnidentifiedImageError as error:
         raise DataError("is no picture that Pillow knows") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

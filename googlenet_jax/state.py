@@ -22,6 +22,25 @@ from googlenet_jax.data import DatasetInfo
 from googlenet_jax.metrics import Metrics
 
 
+class Keys(NamedTuple):
+    """A key for each use of randomness: drawing more weights must not change another one.
+
+    Attributes:
+      init: of the weights.
+      order: of the images in an epoch.
+      step: of augmentation and dropout.
+    """
+
+    init: PRNGKeyArray
+    order: PRNGKeyArray
+    step: PRNGKeyArray
+
+    @classmethod
+    def of(cls, seed: int) -> Self:
+        """The keys of a run."""
+        return cls(*jax.random.split(jax.random.key(seed), 3))
+
+
 class StepReport(NamedTuple):
     """What the last step saw: whether the run is still sound, and how far it moves.
 

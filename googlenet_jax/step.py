@@ -1,8 +1,9 @@
 """One step of training and one pass of evaluation: pure functions of (state, data).
 
-The data set lies on the device as uint8; order, augmentation and normalisation are inside the
-compiled program, and everything random follows from a key and the step's number. So a resumed
-run needs no saved iterator and no saved key.
+The images come as uint8; augmentation and normalisation are inside the compiled programs, and
+everything random follows from a key and the step's number, so a resumed run needs no saved key.
+Where the whole data set lies on the device, the order of an epoch is inside as well, and many
+steps are one program; otherwise a program takes one batch.
 """
 
 import functools
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from googlenet_jax import parallel
 from googlenet_jax.data import Arrays
@@ -22,6 +23,7 @@ from googlenet_jax.metrics import Metrics
 from googlenet_jax.state import StepReport, TrainState
 
 Images = Float[Array, "batch height width channels"]
+Pixels = UInt8[Array, "batch height width channels"]
 Preprocess = Callable[[PRNGKeyArray | None, Array], Array]
 """(key, uint8 images) -> normalised images; at evaluation the key is None."""
 
@@ -32,6 +34,7 @@ def train_step(
     labels: Int[Array, " batch"],
     key: PRNGKeyArray,
     aux_loss_weight: float,
+    label_smoothing: float = 0.0,
 ) -> TrainState:
     """One update of parameters, statistics, momentum, metrics and report.
 
@@ -41,11 +44,12 @@ def train_step(
       labels: class indices.
       key: of dropout.
       aux_loss_weight: see `loss.training_loss`.
+      label_smoothing: likewise.
     """
 
     def mean_loss(params: dict) -> tuple[Array, tuple[Array, Array, dict]]:
         logits, aux_logits, batch_stats = state.apply(params, images, train=True, key=key)
-        losses = training_loss(logits, aux_logits, labels, aux_loss_weight)
+        losses = training_loss(logits, aux_logits, labels, aux_loss_weight, label_smoothing)
         return losses.mean(), (losses, logits, batch_stats)
 
     gradient_of = jax.value_and_grad(mean_loss, has_aux=True)
@@ -62,9 +66,29 @@ def train_step(
     )
 
 
+def _train_on(
+    state: TrainState,
+    stored: Pixels,
+    labels: Int[Array, " batch"],
+    index: Int[Array, ""],
+    key: PRNGKeyArray,
+    preprocess: Preprocess,
+    aux_loss_weight: float,
+    label_smoothing: float,
+    mesh: Mesh | None,
+) -> TrainState:
+    """The step on a batch of stored pixels that is the `index`-th of its epoch, from 0."""
+    # Emptied by an epoch's first step, so that they outlast its end and a checkpoint there.
+    kept = jax.tree.map(lambda total: jnp.where(index == 0, 0, total), state.metrics)
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+    images, state = preprocess(augment_key, stored), state.replace(metrics=kept)
+    state = train_step(state, images, labels, dropout_key, aux_loss_weight, label_smoothing)
+    return parallel.whole(state, mesh)
+
+
 @functools.partial(
     jax.jit,
-    static_argnames=("batch_size", "preprocess", "aux_loss_weight", "mesh"),
+    static_argnames=("batch_size", "preprocess", "aux_loss_weight", "label_smoothing", "mesh"),
     donate_argnames=("state",),
 )
 def train_steps(
@@ -77,6 +101,7 @@ def train_steps(
     batch_size: int,
     preprocess: Preprocess,
     aux_loss_weight: float,
+    label_smoothing: float = 0.0,
     mesh: Mesh | None = None,
 ) -> TrainState:
     """Takes `num_steps` steps of one epoch, or fewer: it ends behind the first unsound one.
@@ -93,6 +118,7 @@ def train_steps(
       batch_size: images a step.
       preprocess: augmentation and normalisation.
       aux_loss_weight: see `loss.training_loss`.
+      label_smoothing: likewise.
       mesh: of the devices over which batches are split; None is one device.
     """
     steps_per_epoch = len(order) // batch_size
@@ -104,17 +130,68 @@ def train_steps(
 
     def body(state: TrainState) -> TrainState:
         index = state.step % steps_per_epoch
-        # Emptied by an epoch's first step, so that they outlast its end and a checkpoint there.
-        kept = jax.tree.map(lambda total: jnp.where(index == 0, 0, total), state.metrics)
         chosen = lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
         chosen = parallel.split(chosen, mesh)
-        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        images, labels = preprocess(augment_key, data.images[chosen]), data.labels[chosen]
-        state = state.replace(metrics=kept)
-        state = train_step(state, images, labels, dropout_key, aux_loss_weight)
-        return parallel.whole(state, mesh)
+        images, labels = data.images[chosen], data.labels[chosen]
+        return _train_on(
+            state, images, labels, index, key, preprocess, aux_loss_weight, label_smoothing, mesh
+        )
 
     return lax.while_loop(goes_on, body, state)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("steps_per_epoch", "preprocess", "aux_loss_weight", "label_smoothing", "mesh"),
+    donate_argnames=("state",),
+)
+def train_on_batch(
+    state: TrainState,
+    images: Pixels,
+    labels: Int[Array, " batch"],
+    key: PRNGKeyArray,
+    *,
+    steps_per_epoch: int,
+    preprocess: Preprocess,
+    aux_loss_weight: float,
+    label_smoothing: float = 0.0,
+    mesh: Mesh | None = None,
+) -> TrainState:
+    """Takes one step on a batch that came from elsewhere.
+
+    Args:
+      state: donated.
+      images: as they are stored, split over the devices of `mesh`.
+      labels: class indices, likewise.
+      key: of the run; step s uses fold_in(key, s).
+      steps_per_epoch: tells where an epoch begins.
+      preprocess: augmentation and normalisation.
+      aux_loss_weight: see `loss.training_loss`.
+      label_smoothing: likewise.
+      mesh: of the devices; None is one device.
+    """
+    index = state.step % steps_per_epoch
+    return _train_on(
+        state, images, labels, index, key, preprocess, aux_loss_weight, label_smoothing, mesh
+    )
+
+
+def eval_step(
+    state: TrainState,
+    images: Images,
+    labels: Int[Array, " batch"],
+    mask: Bool[Array, " batch"] | None = None,
+) -> Metrics:
+    """The metrics of one batch in inference mode; examples with a false `mask` do not count.
+
+    Args:
+      state: of which the weights are used.
+      images: normalised, NHWC.
+      labels: class indices.
+      mask: None: all count.
+    """
+    logits, _, _ = state.apply(state.params, images, train=False)
+    return Metrics.of_batch(logits, labels, cross_entropy(logits, labels), mask)
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "preprocess", "mesh"))
@@ -136,12 +213,25 @@ def evaluate(
     def body(index: Array, metrics: Metrics) -> Metrics:
         wanted = index * batch_size + jnp.arange(batch_size)
         chosen = parallel.split(jnp.minimum(wanted, size - 1), mesh)
-        labels = data.labels[chosen]
         images = preprocess(None, data.images[chosen])
-        logits, _, _ = state.apply(state.params, images, train=False)
-        losses = cross_entropy(logits, labels)
-        return metrics.merge(Metrics.of_batch(logits, labels, losses, wanted < size))
+        return metrics.merge(eval_step(state, images, data.labels[chosen], wanted < size))
 
     num_batches = -(-size // batch_size)
     nothing = jax.tree.map(jnp.zeros_like, state.metrics)
     return parallel.whole(lax.fori_loop(0, num_batches, body, nothing), mesh)
+
+
+@functools.partial(jax.jit, static_argnames=("preprocess", "mesh"))
+def evaluate_on_batch(
+    state: TrainState,
+    metrics: Metrics,
+    images: Pixels,
+    labels: Int[Array, " batch"],
+    mask: Bool[Array, " batch"],
+    *,
+    preprocess: Preprocess,
+    mesh: Mesh | None = None,
+) -> Metrics:
+    """Adds to `metrics` those of the examples of a batch with a true `mask`, in inference mode."""
+    found = eval_step(state, preprocess(None, images), labels, mask)
+    return parallel.whole(metrics.merge(found), mesh)

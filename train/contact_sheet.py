@@ -1,7 +1,8 @@
 """Draws what training sees: python -m train.contact_sheet --config configs/cifar10.py.
 
 Takes the flags of `train.main`. A row for each class: one image as it is stored, then as the
-augmentation of the config changes it.
+augmentation of the config changes it. Of a stream, whose pictures have any size, the first image
+is the one that evaluation would cut out.
 """
 
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 12
 MAX_ROWS = 20
-SCALE = 3
+SCALE = 3  # of small images
 GAP = 2
 
 
@@ -44,14 +45,21 @@ def contact_sheet(config: "Config") -> "Image":
     from googlenet_jax.preprocess import augmentation
 
     dataset = data.load(config.data, config.seed)
-    train = dataset.splits[data.Split.TRAIN]
-    labels = np.asarray(train.labels)
-    first = [int(np.argmax(labels == label)) for label in np.unique(labels)[:MAX_ROWS]]
-    stored = np.asarray(train.images)[first]
+    if isinstance(dataset, data.Stream):
+        rows = min(MAX_ROWS, dataset.info.num_classes)
+        shown, cut = dataset.samples(rows, COLUMNS)  # a folder's first pictures are of all classes
+    else:
+        train = dataset.splits[data.Split.TRAIN]
+        labels = np.asarray(train.labels)
+        first = [int(np.argmax(labels == label)) for label in np.unique(labels)[:MAX_ROWS]]
+        shown = np.asarray(train.images)[first]
+        cut = np.stack([shown] * COLUMNS)
     augmented = augmentation(config.data)
     keys = jax.random.split(jax.random.key(config.seed), COLUMNS)
-    columns = [stored, *(np.asarray(augmented(key, jnp.asarray(stored))) for key in keys)]
-    cells = np.stack(columns, axis=1).repeat(SCALE, axis=2).repeat(SCALE, axis=3)
+    changed = (augmented(key, jnp.asarray(each)) for key, each in zip(keys, cut, strict=True))
+    columns = [shown, *map(np.asarray, changed)]
+    scale = 1 if isinstance(dataset, data.Stream) else SCALE
+    cells = np.stack(columns, axis=1).repeat(scale, axis=2).repeat(scale, axis=3)
     cells = np.pad(cells, ((0, 0), (0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255)
     rows, count, height, width, channels = cells.shape
     sheet = cells.transpose(0, 2, 1, 3, 4).reshape(rows * height, count * width, channels)

@@ -1,6 +1,8 @@
 """Evaluates a checkpoint: python -m train.evaluate --workdir runs/digits --split test."""
 
 import argparse
+import contextlib
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ def evaluate(workdir: Path, checkpoint: str, split_name: str, data_path: str) ->
       UserError: run, checkpoint, split or data cannot be used.
     """
     # Imported here so that a mistake on the command line is told before JAX has loaded.
-    from googlenet_jax import data, preprocess, step
+    from googlenet_jax import data, feeds
     from googlenet_jax.loading import load_model
     from googlenet_jax.workdir import read_config
 
@@ -57,13 +59,10 @@ def evaluate(workdir: Path, checkpoint: str, split_name: str, data_path: str) ->
     split = data.Split(split_name)
     if split not in dataset.splits:
         raise UserError(f"--split={split}: the run has none (data.valid_examples=0)")
-    metrics = step.evaluate(
-        model.state,
-        dataset.splits[split],
-        batch_size=config.eval.batch_size,
-        preprocess=preprocess.for_evaluation(model.info),
-    ).compute()
-    assert metrics["examples"] == split.num_examples(dataset), "an image was lost or doubled"
+    # Normalised and cut as the weights are used to.
+    dataset = dataclasses.replace(dataset, info=model.info)
+    with contextlib.closing(feeds.create(dataset, config)) as feed:
+        metrics = feed.evaluate(model.state, split).compute()
     per_class = dict(zip(model.info.class_names, metrics.pop("per_class_accuracy"), strict=True))
     return {
         "checkpoint": checkpoint,

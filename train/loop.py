@@ -6,26 +6,23 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
-from jax.sharding import Mesh
-from jaxtyping import PRNGKeyArray
 
-from googlenet_jax import data, parallel, preprocess, state, step
+from googlenet_jax import data, feeds, parallel, state
 from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
-from googlenet_jax.data import Dataset, Split, encoded
+from googlenet_jax.data import Split, encoded
 from googlenet_jax.errors import TrainingError
+from googlenet_jax.feeds import Feed
 from googlenet_jax.metrics import Metrics
 from googlenet_jax.report.curves import draw_curves
 from googlenet_jax.report.summary import selection_metrics, summarize
 from googlenet_jax.report.tensorboard import TensorBoard
-from googlenet_jax.state import TrainState
+from googlenet_jax.state import Keys, TrainState
 from googlenet_jax.workdir import (
     CHECKPOINTS,
     check_same_run,
@@ -42,9 +39,6 @@ from train.resume import Plan, restore, start
 # and back, short enough to serve signals and the bar. Its length changes no bit of the result.
 CALL_SECONDS = 0.5
 
-TrainSteps = Callable[..., TrainState]
-"""`step.train_steps`, compiled for a run."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -53,22 +47,16 @@ class Run:
     Attributes:
       config: of the run.
       plan: its steps and epochs.
-      mesh: of the devices.
-      dataset: on each of them.
+      feed: of the images, into the compiled steps.
       schedule: the learning rate by step.
-      order_key: of the epochs' orders.
-      step_key: of augmentation and dropout.
       checkpoints: in the workdir.
       stop: the signal that asks for an end, if one came.
     """
 
     config: Config
     plan: Plan
-    mesh: Mesh
-    dataset: Dataset
+    feed: Feed
     schedule: optax.Schedule
-    order_key: PRNGKeyArray
-    step_key: PRNGKeyArray
     checkpoints: Checkpoints
     stop: StopRequest
 
@@ -101,19 +89,21 @@ def train_and_evaluate(
     parallel.check_same("config", json.dumps(config.to_dict()))
     # Among many processes SIGTERM is JAX's to hear, see `Checkpoints.preempted`.
     signals = [] if jax.distributed.is_initialized() else [signal.SIGTERM, signal.SIGINT]
-    with reports(workdir) as folder, StopRequest.listen(signals) as stop:
+    with (
+        contextlib.ExitStack() as stack,
+        reports(workdir) as folder,
+        StopRequest.listen(signals) as stop,
+    ):
         saved_config = check_same_run(workdir, config)
         with parallel.first_process_first("data"):  # it may have to prepare them
             dataset = data.load(config.data, config.seed)
         parallel.check_same("data set", dataset.provenance["sha256"])
-        dataset = dataset.on_devices(mesh)
+        feed = stack.enter_context(contextlib.closing(feeds.create(dataset, config, mesh)))
         print(f"data: {messages.describe_data(dataset)}", flush=True)
         start_up.lap("data")
         plan = Plan.of(config, Split.TRAIN.num_examples(dataset))
         schedule = plan.schedule(config)
-        # A key for each use: drawing more weights must not change the order of the images.
-        keys = jax.random.split(jax.random.key(config.seed), 3)
-        init_key, order_key, step_key = parallel.replicate(tuple(keys), mesh)
+        init_key = parallel.replicate(Keys.of(config.seed).init, mesh)
         train_state = state.initialize(init_key, config, dataset.info, schedule)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(train_state.params))
         print(f"model: {messages.describe_model(config, parameters)}", flush=True)
@@ -128,7 +118,7 @@ def train_and_evaluate(
             start_up.lap("state")
             write_config(folder, config)
             write_metrics(folder, record.history)
-            run = Run(config, plan, mesh, dataset, schedule, order_key, step_key, checkpoints, stop)
+            run = Run(config, plan, feed, schedule, checkpoints, stop)
             record = train_epochs(run, folder, train_state, record, start_up)
 
         summary = summarize(config, record, parameters)
@@ -159,18 +149,18 @@ def train_epochs(
     if len(record.history) == run.plan.epochs:
         return record
     print("compiling the training steps", flush=True)
-    train_steps, preprocess_evaluation = compile_steps(run, train_state)
+    run.feed.compile(train_state)
     start_up.lap("compile")
     print(start_up.describe(), flush=True)
     every = run.config.eval.every_epochs
     with TensorBoard(folder / "tensorboard", record.history) as board:
         # The history has a line for each finished epoch, so it says which one comes next.
         for epoch in range(len(record.history), run.plan.epochs):
-            train_state, train_seconds = train_epoch(run, train_steps, train_state, record, epoch)
+            train_state, train_seconds = train_epoch(run, train_state, record, epoch)
             started, steps_done = time.monotonic(), int(train_state.step)
             metrics = {Split.TRAIN: train_state.metrics}
             if (epoch + 1) % every == 0 or epoch + 1 == run.plan.epochs:
-                metrics |= evaluate_splits(run, train_state, preprocess_evaluation)
+                metrics |= evaluate_splits(run, train_state)
             images = (steps_done - epoch * run.plan.steps_per_epoch) * run.config.train.batch_size
             entry: dict[str, Any] = {
                 "epoch": epoch + 1,
@@ -193,7 +183,7 @@ def train_epochs(
 
 
 def train_epoch(
-    run: Run, train_steps: TrainSteps, train_state: TrainState, record: Record, epoch: int
+    run: Run, train_state: TrainState, record: Record, epoch: int
 ) -> tuple[TrainState, float]:
     """Takes the steps that are left of an epoch (from 0); returns what all of them took, in s.
 
@@ -201,10 +191,8 @@ def train_epoch(
       TrainingError: loss or gradient are not finite; nothing is saved.
       SystemExit: a signal came; the state is saved.
     """
-    train, every = run.dataset.splits[Split.TRAIN], run.config.checkpoint.every_steps
-    order = data.epoch_order(run.order_key, epoch, len(train.labels))
+    every, steps_per_call = run.config.checkpoint.every_steps, run.config.train.steps_per_call
     start, end = epoch * run.plan.steps_per_epoch, run.plan.epoch_end(epoch)
-    steps_per_call = run.config.train.steps_per_call
     steps_done, call_steps = int(train_state.step), steps_per_call or 1
     epoch_seconds = record.epoch_seconds
 
@@ -215,12 +203,12 @@ def train_epoch(
     with Progress(f"epoch {epoch + 1}/{run.plan.epochs}", steps_done - start, end - start) as bar:
         while steps_done < end:
             run.stop.check(save, steps_done)
-            until = min(end, steps_done + call_steps)
+            until = min(end, steps_done + min(call_steps, run.feed.max_steps_per_call))
             if every:
                 until = min(until, (steps_done // every + 1) * every)
             num_steps = until - steps_done
             called = time.monotonic()
-            train_state = train_steps(train_state, train, order, np.int32(num_steps), run.step_key)
+            train_state = run.feed.train(train_state, num_steps)
             seen = train_state.metrics.compute()  # waits for the device
             seconds = time.monotonic() - called
             check_finite(run, train_state)
@@ -243,41 +231,10 @@ def train_epoch(
     return train_state, epoch_seconds
 
 
-def compile_steps(run: Run, train_state: TrainState) -> tuple[TrainSteps, step.Preprocess]:
-    """The compiled training steps, and the preprocessing for evaluation."""
-    info = run.dataset.info
-    train = run.dataset.splits[Split.TRAIN]
-    compiled = step.train_steps.lower(
-        train_state,
-        train,
-        data.epoch_order(run.order_key, 0, len(train.labels)),
-        np.int32(1),
-        run.step_key,
-        batch_size=run.config.train.batch_size,
-        preprocess=preprocess.for_training(run.config.data, info),
-        aux_loss_weight=run.config.train.aux_loss_weight,
-        mesh=run.mesh,
-    ).compile()
-    return compiled, preprocess.for_evaluation(info)
-
-
-def evaluate_splits(
-    run: Run, train_state: TrainState, preprocess: step.Preprocess
-) -> dict[Split, Metrics]:
+def evaluate_splits(run: Run, train_state: TrainState) -> dict[Split, Metrics]:
     """The metrics of every split but the training one, on each of its images."""
-    metrics: dict[Split, Metrics] = {}
-    for split, arrays in run.dataset.splits.items():
-        if split is not Split.TRAIN:
-            metrics[split] = step.evaluate(
-                train_state,
-                arrays,
-                batch_size=run.config.eval.batch_size,
-                preprocess=preprocess,
-                mesh=run.mesh,
-            )
-            seen = int(metrics[split].count.sum())
-            assert seen == split.num_examples(run.dataset), "an image was lost or doubled"
-    return metrics
+    splits = (split for split in run.feed.dataset.splits if split is not Split.TRAIN)
+    return {split: run.feed.evaluate(train_state, split) for split in splits}
 
 
 def scalars(metrics: dict[Split, Metrics]) -> dict[str, float]:

@@ -8,7 +8,7 @@ import jax
 from tqdm import tqdm
 
 from googlenet_jax.config import Config
-from googlenet_jax.data import Dataset, Split
+from googlenet_jax.data import Dataset, Split, Stream
 from train.resume import Plan
 
 
@@ -34,10 +34,15 @@ class StartUp:
         return f"started in {self._last - self._started:.1f} s: {', '.join(self._laps)}"
 
 
-def describe_data(dataset: Dataset) -> str:
+def describe_data(dataset: Dataset | Stream) -> str:
     """Name, sizes and provenance in one line."""
     sizes = [f"{s.num_examples(dataset):,} {s}" for s in Split if s in dataset.splits]
     found = dataset.provenance
+    if "sha256_of" in found:
+        return (
+            f"{dataset.info.name}, {', '.join(sizes)} images: {found['source']}, sha256 of "
+            f"{found['sha256_of']} {found['sha256'][:12]}..."
+        )
     official = "official" if found["official"] else "NOT the official data"
     cache = f", decoded in {found['cache']}" if "cache" in found else ""
     return (

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from googlenet_jax import optimizer, parallel
 from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
-from googlenet_jax.data import Dataset, Split
+from googlenet_jax.data import Dataset, Split, Stream
 from googlenet_jax.errors import CheckpointError, ConfigError, DataError
 from googlenet_jax.loading import start_from
 from googlenet_jax.state import TrainState
@@ -60,7 +60,7 @@ class Plan:
 
 
 def start(
-    config: Config, dataset: Dataset, fresh: TrainState, mesh: Mesh
+    config: Config, dataset: Dataset | Stream, fresh: TrainState, mesh: Mesh
 ) -> tuple[TrainState, Record]:
     """The state at step 0, with the weights of another run if the config names one.
 
@@ -77,7 +77,7 @@ def restore(
     saved: Config,
     workdir: Path,
     checkpoints: Checkpoints,
-    dataset: Dataset,
+    dataset: Dataset | Stream,
     like: TrainState,
 ) -> tuple[TrainState, Record]:
     """The newest state that verifies, and what stands beside it; says on the terminal which it is.

@@ -4,17 +4,19 @@ import dataclasses
 import enum
 import hashlib
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt8
 
 from googlenet_jax import parallel
 from googlenet_jax.errors import DataError
+
+MAX_BYTES = 2**30  # of pixels that are held in memory, and on the device
 
 
 @typing.no_type_check  # JAX also builds it of shapes and other stand-ins for arrays
@@ -29,6 +31,9 @@ class Arrays:
     def __getitem__(self, index: Any) -> Self:
         return type(self)(self.images[index], self.labels[index])
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
@@ -40,6 +45,8 @@ class DatasetInfo:
       image_shape: (height, width, channels).
       mean: of each channel, of pixels scaled to 0..1.
       std: of each channel.
+      center_crop: of a picture's shorter side, the share that the central square keeps which is
+        evaluated; 0: the whole picture.
     """
 
     name: str
@@ -47,6 +54,7 @@ class DatasetInfo:
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    center_crop: float = 0.0
 
     @property
     def num_classes(self) -> int:
@@ -87,20 +95,8 @@ class Dataset:
         Raises:
           DataError: a class has too few images.
         """
-        train = self.splits[Split.TRAIN]
-        rng = np.random.default_rng(seed)
-        chosen: list[np.ndarray] = []
-        for label in range(self.info.num_classes):
-            share = (num_examples + self.info.num_classes - 1 - label) // self.info.num_classes
-            members = np.flatnonzero(train.labels == label)
-            if share >= len(members):
-                raise DataError(
-                    f"data.valid_examples={num_examples}: takes {share} images of class "
-                    f"{self.info.class_names[label]!r}, which has {len(members)}"
-                )
-            chosen.append(rng.permutation(members)[:share])
-        is_valid = np.zeros(len(train.labels), bool)
-        is_valid[np.concatenate(chosen)] = True
+        train, names = self.splits[Split.TRAIN], self.info.class_names
+        is_valid = choose(train.labels, names, num_examples, seed, "data.valid_examples")
         splits = {**self.splits, Split.TRAIN: train[~is_valid], Split.VALID: train[is_valid]}
         return dataclasses.replace(self, splits=splits)
 
@@ -130,9 +126,21 @@ class Dataset:
         info = dataclasses.replace(self.info, image_shape=shape)
         return dataclasses.replace(self, info=info, splits=splits)
 
-    def on_devices(self, mesh: Mesh) -> Self:
-        """The same data set with its arrays on every device of a mesh."""
+    def arrays(self, split: "Split") -> Arrays:
+        """The images of a split, as evaluation has them."""
+        return self.splits[split]
+
+    def on_devices(self, mesh: Mesh | None) -> Self:
+        """The same data set with its arrays on every device of a mesh, or on the first device."""
         return dataclasses.replace(self, splits=parallel.replicate(self.splits, mesh))
+
+
+class Divided(Protocol):
+    """A data set that is read in whatever way."""
+
+    @property
+    def splits(self) -> Mapping["Split", Sized]:
+        """Its examples."""
 
 
 class Split(enum.StrEnum):
@@ -142,9 +150,46 @@ class Split(enum.StrEnum):
     VALID = "valid"
     TEST = "test"
 
-    def num_examples(self, dataset: Dataset) -> int:
+    def num_examples(self, dataset: "Divided") -> int:
         """How many images this split of `dataset` has; 0 where there is no such split."""
-        return len(dataset.splits[self].labels) if self in dataset.splits else 0
+        return len(dataset.splits[self]) if self in dataset.splits else 0
+
+
+def choose(
+    labels: Int[Array | np.ndarray, " examples"],
+    class_names: Sequence[str],
+    num_examples: int,
+    seed: int,
+    field: str,
+) -> Bool[np.ndarray, " examples"]:
+    """Which examples are set apart: `num_examples`, equally many of each class.
+
+    Where the classes do not divide the number, the first ones give one example more.
+
+    Args:
+      labels: of all examples.
+      class_names: by label.
+      num_examples: to choose.
+      seed: of the choice.
+      field: of the config that asked for it, for the error.
+
+    Raises:
+      DataError: a class has too few images.
+    """
+    rng = np.random.default_rng(seed)
+    chosen: list[np.ndarray] = []
+    for label, name in enumerate(class_names):
+        share = (num_examples + len(class_names) - 1 - label) // len(class_names)
+        members = np.flatnonzero(labels == label)
+        if share >= len(members):
+            raise DataError(
+                f"{field}={num_examples}: takes {share} images of class {name!r}, which has "
+                f"{len(members)}"
+            )
+        chosen.append(rng.permutation(members)[:share])
+    is_chosen = np.zeros(len(labels), bool)
+    is_chosen[np.concatenate(chosen)] = True
+    return is_chosen
 
 
 def epoch_order(key: PRNGKeyArray, epoch: int, num_examples: int) -> Int[Array, " examples"]:

@@ -1,11 +1,15 @@
 """From a config to a data set, whatever form it is stored in."""
 
-from collections.abc import Callable
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from googlenet_jax.config import DataConfig
-from googlenet_jax.data import cifar, digits, encoded, parquet, tfds_source
+from googlenet_jax.data import cifar, digits, encoded, folder, parquet, tfds_source
 from googlenet_jax.data.dataset import (
     Arrays,
     Dataset,
@@ -13,21 +17,30 @@ from googlenet_jax.data.dataset import (
     Split,
     check_labels,
     check_sum,
+    choose,
     digest,
 )
+from googlenet_jax.data.stream import Pictures, Stream
 from googlenet_jax.errors import DataError
 
+# Of a stream: pixels are scaled to -1..1, as TF-Slim's and torchvision's GoogLeNet have them, and
+# the central 87.5 % (224 of 256 pixels) of the shorter side are evaluated, as torchvision does.
+IMAGE_MEAN = IMAGE_STD = (0.5, 0.5, 0.5)
+CENTER_CROP = 0.875
 
-def load(config: DataConfig, seed: int) -> Dataset:
-    """The data set that `config` describes, on the host.
+
+def load(config: DataConfig, seed: int) -> Dataset | Stream:
+    """The data set that `config` describes, on the host, or a stream of it.
 
     Args:
       config: name, path and sizes.
-      seed: of the validation split.
+      seed: of the validation split, and of a stream.
 
     Raises:
       DataError: it is absent, damaged, not official, or too small for what is asked of it.
     """
+    if config.is_streamed:
+        return _load_stream(config, seed)
     if config.name == "digits":
         dataset = digits.load(config.path, config.unofficial)
     else:
@@ -37,13 +50,89 @@ def load(config: DataConfig, seed: int) -> Dataset:
     if config.valid_examples:
         dataset = dataset.with_validation(config.valid_examples, seed)
     if config.max_train_examples:
-        size = Split.TRAIN.num_examples(dataset)
-        if config.max_train_examples > size:
-            raise DataError(
-                f"data.max_train_examples={config.max_train_examples}: {config.name} has {size}"
-            )
+        _check_max_train_examples(config, Split.TRAIN.num_examples(dataset))
         dataset.splits[Split.TRAIN] = dataset.splits[Split.TRAIN][: config.max_train_examples]
     return dataset
+
+
+def _check_max_train_examples(config: DataConfig, size: int) -> None:
+    if config.max_train_examples > size:
+        raise DataError(
+            f"data.max_train_examples={config.max_train_examples}: {config.name} has {size}"
+        )
+
+
+def _load_stream(config: DataConfig, seed: int) -> Stream:
+    find = _find_folder if config.name == "folder" else _find_records
+    class_names, splits, provenance = find(config, seed)
+    info = DatasetInfo(
+        name=config.name,
+        class_names=class_names,
+        image_shape=(config.crop_size, config.crop_size, 3),
+        mean=IMAGE_MEAN,
+        std=IMAGE_STD,
+        center_crop=CENTER_CROP,
+    )
+    return Stream(info, splits, provenance, seed, config.crop_area, config.workers)
+
+
+def _find_folder(
+    config: DataConfig, seed: int
+) -> tuple[tuple[str, ...], Mapping[Split, Pictures], dict[str, Any]]:
+    root = Path(config.path).expanduser()
+    if not config.path or not root.is_dir():
+        raise DataError(f"data.path={config.path!r}: must be a folder with a folder for each class")
+    classes = folder.read_classes(Path(config.classes).expanduser()) if config.classes else None
+    class_names, splits = folder.find(root, classes)
+    if Split.TEST not in splits and not config.test_examples:
+        raise DataError(
+            f"{root}: has no folder called test (or val); to set some images apart, pass "
+            "--config.data.test_examples=N"
+        )
+    # The test images are the same for every seed: else no two runs could be compared.
+    for split, field, size, its_seed in (
+        (Split.TEST, "data.test_examples", config.test_examples, 0),
+        (Split.VALID, "data.valid_examples", config.valid_examples, seed),
+    ):
+        if size:
+            if split in splits:
+                raise DataError(f"{field}={size}: {root} has a folder of {split} images already")
+            train = splits[Split.TRAIN]
+            is_apart = choose(train.labels, class_names, size, its_seed, field)
+            splits |= {Split.TRAIN: train.select(~is_apart), split: train.select(is_apart)}
+    train = splits[Split.TRAIN]
+    if config.max_train_examples:
+        _check_max_train_examples(config, len(train))
+        splits[Split.TRAIN] = train.select(np.arange(len(train)) < config.max_train_examples)
+    provenance = {"sha256": folder.digest(splits), "sha256_of": "names, sizes and classes"}
+    return class_names, splits, {"source": str(root), "official": False, **provenance}
+
+
+def _find_records(
+    config: DataConfig, seed: int
+) -> tuple[tuple[str, ...], Mapping[Split, Pictures], dict[str, Any]]:
+    name = config.name.removeprefix("tfds:")
+    place = Path(config.path).expanduser() if config.path else tfds_source.data_dir()
+    prepared = tfds_source.find(name, place)
+    if prepared is None:
+        raise DataError(
+            f"data.name={config.name!r}: not prepared in {place}; prepare it as array_record, or "
+            "pass --config.data.path=FOLDER"
+        )
+    class_names, splits = tfds_source.pictures(name, prepared)
+    if config.valid_examples:
+        raise DataError(
+            f"data.valid_examples={config.valid_examples}: {config.name} is read as a stream, "
+            "whose classes are not known beforehand"
+        )
+    if config.max_train_examples:
+        train = splits[Split.TRAIN]
+        _check_max_train_examples(config, len(train))
+        splits[Split.TRAIN] = dataclasses.replace(train, size=config.max_train_examples)
+    files = [f"{path.name} {path.stat().st_size}" for path in tfds_source.stored_files(prepared)]
+    found = hashlib.sha256("\n".join(files).encode()).hexdigest()
+    provenance = {"sha256": found, "sha256_of": "names and sizes of the records' files"}
+    return class_names, splits, {"source": str(prepared), "official": False, **provenance}
 
 
 def describe(config: DataConfig) -> DatasetInfo:
@@ -52,7 +141,7 @@ def describe(config: DataConfig) -> DatasetInfo:
     Raises:
       DataError: that stands in the data set alone, or `data.downscale` does not fit its images.
     """
-    if config.name.startswith("tfds:"):
+    if config.name == "folder" or config.name.startswith("tfds:"):
         raise DataError(
             f"data.name={config.name!r}: its images and classes are known only once it is read; "
             "for the same network on others, pass --config.data.name=cifar10"

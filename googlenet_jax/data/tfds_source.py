@@ -5,6 +5,7 @@ builder here keeps TFDS's name, version, features, download manager and checksum
 encoded images; what it writes is read by `tfds.data_source` as if TensorFlow had written it.
 """
 
+import dataclasses
 import io
 import json
 import socket
@@ -17,13 +18,13 @@ import numpy as np
 from PIL import Image
 
 from googlenet_jax.data import cifar, encoded
-from googlenet_jax.data.dataset import Arrays, DatasetInfo, Split, digest
+from googlenet_jax.data.dataset import MAX_BYTES, Arrays, DatasetInfo, Split, digest
+from googlenet_jax.data.stream import Picture
 from googlenet_jax.errors import DataError
 from googlenet_jax.workdir import write_atomically
 
 HOST = "www.cs.toronto.edu"
 NETWORK_SECONDS = 8.0
-MAX_BYTES = 2**30  # of pixels: the set is held in memory, and on the device
 ARCHIVE = "archive.json"  # beside what is prepared here: the sums of the archive and the records
 
 
@@ -116,11 +117,87 @@ def read(name: str, folder: Path, form: cifar.Format | None) -> dict[Split, Arra
     return splits
 
 
+@dataclasses.dataclass(frozen=True)
+class RecordPictures:
+    """Pictures in the records of a prepared set.
+
+    Attributes:
+      source: of TFDS; may be sent to another process.
+      where: the set and the split, for messages.
+      size: how many of them there are.
+    """
+
+    source: Any
+    where: str
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Picture:
+        example = self.source[index]
+        named = example.get("file_name", b"").decode(errors="replace")
+        name = f"{self.where}, record {index}" + (f" ({named})" if named else "")
+        return Picture(example["image"], int(example["label"]), name)
+
+
+def pictures(name: str, folder: Path) -> tuple[tuple[str, ...], dict[Split, RecordPictures]]:
+    """The names of the classes, and the pictures of each split, of a prepared set.
+
+    A set whose test split has no labels, or that has none, is tested on its validation split.
+
+    Args:
+      name: of the set.
+      folder: that holds its dataset_info.json.
+
+    Raises:
+      DataError: it cannot be read without TensorFlow, or is not such a set.
+    """
+    import tensorflow_datasets as tfds
+
+    found = {}
+    try:
+        builder = tfds.builder_from_directory(folder)
+        if builder.info.name != name:
+            raise DataError(f"{folder}: holds {builder.info.name}, not {name}")
+        class_names = tuple(builder.info.features["label"].names)
+        for split, split_name in (
+            (Split.TRAIN, "train"),
+            (Split.VALID, "validation"),
+            (Split.TEST, "test"),
+        ):
+            if split_name in builder.info.splits:
+                source = builder.as_data_source(
+                    split_name, decoders={"image": tfds.decode.SkipDecoding()}
+                )
+                records = RecordPictures(source, f"{folder}: {split_name}", len(source))
+                if records[0].label >= 0:
+                    found[split] = records
+    except DataError:
+        raise
+    except Exception as error:  # TFDS and its readers raise almost anything
+        raise DataError(
+            f"{folder}: not an image classification set that can be read without TensorFlow "
+            f"(format array_record): {type(error).__name__}: {error}"
+        ) from error
+    if Split.TEST not in found and Split.VALID in found:
+        found[Split.TEST] = found.pop(Split.VALID)
+    if Split.TRAIN not in found or Split.TEST not in found:
+        raise DataError(f"{folder}: has no labelled splits train and test (or validation)")
+    return class_names, found
+
+
 def _check_shape(shape: tuple[int | None, ...], count: int, folder: Path) -> None:
     if None in shape or shape[-1] not in (1, 3):
-        raise DataError(f"{folder}: images of shape {shape}; expected one size, 1 or 3 channels")
+        raise DataError(
+            f"{folder}: images of shape {shape}; expected one size, 1 or 3 channels; "
+            "--config.data.stream=True takes any"
+        )
     if count * int(np.prod(shape)) > MAX_BYTES:  # type: ignore[arg-type]
-        raise DataError(f"{folder}: {count} images of shape {shape} are more than memory may hold")
+        raise DataError(
+            f"{folder}: {count} images of shape {shape} are more than memory may hold; pass "
+            "--config.data.stream=True"
+        )
 
 
 def check_network() -> None:

@@ -54,7 +54,7 @@ def predict(run: Run, data_path: str) -> Predictions:
             f"{dataset.provenance['source']}: not the data of {run.workdir}: sha256 is "
             f"{dataset.provenance['sha256']}, there it was {run.provenance['sha256']}"
         )
-    test = dataset.splits[Split.TEST]
+    test = dataset.arrays(Split.TEST)
     size, batch_size = len(test.labels), run.config.eval.batch_size
     parts = []
     for start in range(0, size, batch_size):

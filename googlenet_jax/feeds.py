@@ -1,0 +1,213 @@
+"""How the images of a data set reach the compiled programs of a run.
+
+The training loop sees a `Feed` and does not know which one: `InMemory` has the whole set on every
+device and takes many steps a call; `Streamed` decodes one batch after the other beside the device.
+"""
+
+import logging
+from collections.abc import Generator
+from typing import Any, Protocol
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from googlenet_jax import data, parallel, preprocess, step
+from googlenet_jax.config import Config
+from googlenet_jax.data import Dataset, Split, Stream
+from googlenet_jax.data.stream import Batch
+from googlenet_jax.errors import DataError
+from googlenet_jax.metrics import Metrics
+from googlenet_jax.state import Keys, TrainState
+
+
+class Feed(Protocol):
+    """A data set, and the compiled programs that train and evaluate on it.
+
+    Attributes:
+      max_steps_per_call: that `train` takes.
+    """
+
+    max_steps_per_call: int
+
+    @property
+    def dataset(self) -> Dataset | Stream:
+        """That it feeds from."""
+
+    def compile(self, state: TrainState) -> None:
+        """Compiles the training program; to be called before `train`."""
+
+    def train(self, state: TrainState, num_steps: int) -> TrainState:
+        """Takes steps of one epoch, from the one that `state.step` says.
+
+        Args:
+          state: donated.
+          num_steps: not beyond the epoch's end.
+
+        Raises:
+          DataError: an image cannot be decoded.
+        """
+
+    def evaluate(self, state: TrainState, split: Split) -> Metrics:
+        """The metrics of every example of a split, each counted once, in inference mode.
+
+        Raises:
+          DataError: an image cannot be decoded.
+        """
+
+    def close(self) -> None:
+        """Ends what works in the background."""
+
+
+def create(dataset: Dataset | Stream, config: Config, mesh: Mesh | None = None) -> Feed:
+    """The feed of a data set.
+
+    Args:
+      dataset: on the host.
+      config: of the run.
+      mesh: of the devices; None is one device.
+    """
+    if isinstance(dataset, Stream):
+        return Streamed(dataset, config, mesh)
+    return InMemory(dataset, config, mesh)
+
+
+class _Common:
+    """What both feeds are made of."""
+
+    def __init__(self, config: Config, mesh: Mesh | None, info: data.DatasetInfo):
+        keys = Keys.of(config.seed)
+        self._order_key, self._step_key = parallel.replicate((keys.order, keys.step), mesh)
+        self._config, self._mesh = config, mesh
+        self._for_evaluation = preprocess.for_evaluation(info)
+        self._training: dict[str, Any] = {
+            "preprocess": preprocess.for_training(config.data, info),
+            "aux_loss_weight": config.train.aux_loss_weight,
+            "label_smoothing": config.train.label_smoothing,
+            "mesh": mesh,
+        }
+
+
+class InMemory(_Common):
+    """Trains and evaluates on a data set that lies whole on every device."""
+
+    max_steps_per_call = 2**31 - 1
+
+    def __init__(self, dataset: Dataset, config: Config, mesh: Mesh | None):
+        super().__init__(config, mesh, dataset.info)
+        self.dataset = dataset.on_devices(mesh)
+        self._train = self.dataset.splits[Split.TRAIN]
+        self._start_epoch(0)
+
+    def _start_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._order = data.epoch_order(self._order_key, epoch, len(self._train))
+
+    def compile(self, state: TrainState) -> None:
+        """See `Feed`."""
+        batch_size = self._config.train.batch_size
+        arguments = (state, self._train, self._order, np.int32(1), self._step_key)
+        lowered = step.train_steps.lower(*arguments, batch_size=batch_size, **self._training)
+        self._program = lowered.compile()
+
+    def train(self, state: TrainState, num_steps: int) -> TrainState:
+        """See `Feed`."""
+        epoch = int(state.step) // (len(self._train) // self._config.train.batch_size)
+        if epoch != self._epoch:
+            self._start_epoch(epoch)
+        return self._program(state, self._train, self._order, np.int32(num_steps), self._step_key)
+
+    def evaluate(self, state: TrainState, split: Split) -> Metrics:
+        """See `Feed`."""
+        arrays = self.dataset.splits[split]
+        metrics = step.evaluate(
+            state,
+            arrays,
+            batch_size=self._config.eval.batch_size,
+            preprocess=self._for_evaluation,
+            mesh=self._mesh,
+        )
+        assert int(metrics.count.sum()) == len(arrays), "an image was lost or doubled"
+        return metrics
+
+    def close(self) -> None:
+        """See `Feed`."""
+
+
+class Streamed(_Common):
+    """Trains and evaluates on pictures that are decoded as they are needed.
+
+    While the devices take a step, the next batch is decoded and sent to them. Which pictures that
+    are, and how they are cut, follows from the step's number: no iterator needs to be saved.
+    """
+
+    max_steps_per_call = 1
+
+    def __init__(self, dataset: Stream, config: Config, mesh: Mesh | None):
+        super().__init__(config, mesh, dataset.info)
+        self.dataset = dataset
+        self._batches: dict[Split, Generator[Batch]] = {}
+        self._corrupt: set[tuple[Split, int]] = set()
+
+    def compile(self, state: TrainState) -> None:
+        """See `Feed`."""
+        batch_size = self._config.train.batch_size
+        self._batches[Split.TRAIN] = self.dataset.training_batches(
+            batch_size, parallel.rows(batch_size, self._mesh), int(state.step)
+        )
+        self._next = self._fetch(Split.TRAIN, batch_size)[:2]
+        lowered = step.train_on_batch.lower(
+            state,
+            *self._next,
+            self._step_key,
+            steps_per_epoch=len(self.dataset.splits[Split.TRAIN]) // batch_size,
+            **self._training,
+        )
+        self._program = lowered.compile()
+
+    def train(self, state: TrainState, num_steps: int) -> TrainState:
+        """See `Feed`."""
+        assert num_steps == 1
+        state = self._program(state, *self._next, self._step_key)
+        # The program is at work by now.
+        self._next = self._fetch(Split.TRAIN, self._config.train.batch_size)[:2]
+        return state
+
+    def evaluate(self, state: TrainState, split: Split) -> Metrics:
+        """See `Feed`."""
+        size = parallel.divisible(self._config.eval.batch_size, self._mesh)
+        if split not in self._batches:
+            rows = parallel.rows(size, self._mesh)
+            self._batches[split] = self.dataset.evaluation_batches(split, size, rows)
+        num_examples = len(self.dataset.splits[split])
+        metrics = parallel.replicate(Metrics.empty(self.dataset.info.num_classes), self._mesh)
+        for _ in range(-(-num_examples // size)):
+            metrics = step.evaluate_on_batch(
+                state,
+                metrics,
+                *self._fetch(split, size),
+                preprocess=self._for_evaluation,
+                mesh=self._mesh,
+            )
+        corrupt = parallel.total(sum(at is split for at, _ in self._corrupt))
+        seen = int(metrics.count.sum())
+        assert seen + corrupt == num_examples, "an image was lost or doubled"
+        return metrics
+
+    def _fetch(self, split: Split, size: int) -> tuple[Array, Array, Array]:
+        """The next batch on the devices: images, labels, and which of them count."""
+        batch = next(self._batches[split])
+        for index in sorted({int(index) for index in batch.corrupt if index >= 0}):
+            if (split, index) not in self._corrupt:
+                self._corrupt.add((split, index))
+                reason = self.dataset.describe_corrupt(split, index)
+                if self._config.data.corrupt == "refuse":
+                    raise DataError(f"{reason}; --config.data.corrupt=skip does without it")
+                logging.getLogger(__name__).warning("left out: %s", reason)
+        arrays = (batch.images, batch.labels, batch.counts)
+        return parallel.from_rows(arrays, size, self._mesh)
+
+    def close(self) -> None:
+        """See `Feed`."""
+        for batches in self._batches.values():
+            batches.close()  # ends its threads and processes
