@@ -349,7 +349,6 @@ class EvalConfig:
     batch_size: int = _option(250, "images a step of evaluation", minimum=1, below=10**6)
 
 
-EXPONENTIAL = "optimizer.schedule='exponential'"
 NEEDS = {
     "model.aux_pool": "model.aux_heads",
     "model.aux_dropout_rate": "model.aux_heads",
@@ -357,14 +356,20 @@ NEEDS = {
     "model.bn_epsilon": "model.batch_norm",
     "model.bn_momentum": "model.batch_norm",
     "optimizer.warmup": "optimizer.warmup_epochs",
-    "optimizer.decay_factor": EXPONENTIAL,
-    "optimizer.decay_epochs": EXPONENTIAL,
     "data.workers": "data.stream",
     "data.crop_size": "data.stream",
     "data.crop_area": "data.stream",
     "data.corrupt": "data.stream",
 }
 """Settings that mean something only where another one is on."""
+
+NEEDS_VALUE = {
+    "optimizer.decay_factor": ("optimizer.schedule", "exponential"),
+    "optimizer.decay_epochs": ("optimizer.schedule", "exponential"),
+    "data.classes": ("data.name", "folder"),
+    "data.test_examples": ("data.name", "folder"),
+}
+"""Settings that mean something only with one value of another one."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -421,11 +426,13 @@ class Config:
         model, optimizer = self.model, self.optimizer
         values = {name: value for name, _, value in self.options()}
         values["data.stream"] = self.data.is_streamed
-        values[EXPONENTIAL] = optimizer.schedule == "exponential"
         for name, field, value in self.options():
             other = NEEDS.get(name, name)
             if value != field.default and other != name and not values[other]:
                 raise ConfigError(f"{name}={value!r}: means nothing with {other}={values[other]!r}")
+            other, needed = NEEDS_VALUE.get(name, (name, value))
+            if value != field.default and values[other] != needed:
+                raise ConfigError(f"{name}={value!r}: means nothing without {other}={needed!r}")
         self._check_data()
         if (model.depth - 2) % 9:
             raise ConfigError(f"model.depth={model.depth}: must be 9 n + 2, such as 11, 20 or 164")
@@ -448,10 +455,6 @@ class Config:
             raise ConfigError(
                 f"data.downscale={config.downscale}: a stream has data.crop_size instead"
             )
-        for name in ("classes", "test_examples"):
-            value = getattr(config, name)
-            if value and config.name != "folder":
-                raise ConfigError(f"data.{name}={value!r}: only data.name=folder has it")
 
     def to_dict(self) -> dict[str, Any]:
         """The config as nested plain values, as in config.json."""

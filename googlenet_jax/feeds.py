@@ -6,7 +6,7 @@ device and takes many steps a call; `Streamed` decodes one batch after the other
 
 import logging
 from collections.abc import Generator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jax.sharding import Mesh
@@ -21,6 +21,7 @@ from googlenet_jax.metrics import Metrics
 from googlenet_jax.state import Keys, TrainState
 
 
+@runtime_checkable
 class Feed(Protocol):
     """A data set, and the compiled programs that train and evaluate on it.
 

@@ -33,7 +33,7 @@ def create_schedule(
         if config.schedule == "cosine":
             rate *= (1 + jnp.cos(jnp.pi * (done / total_steps))) / 2
         if config.schedule == "exponential":
-            times_over = step // round(config.decay_epochs * steps_per_epoch)
+            times_over = step // max(1, round(config.decay_epochs * steps_per_epoch))
             rate *= config.decay_factor ** times_over.astype(real)
         for boundary in decay_steps:
             rate = jnp.where(done >= boundary, rate / 10, rate)

@@ -66,7 +66,7 @@ def read_random_crop(
             ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
             w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
             if 0 < w <= width and 0 < h <= height:
-                left, top = rng.integers(width - w + 1), rng.integers(height - h + 1)
+                left, top = (int(rng.integers(n + 1)) for n in (width - w, height - h))
                 return left, top, left + w, top + h
         side = min(width, height)
         return _central(width, height, side)
@@ -87,8 +87,6 @@ def _read(
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
             picture = _convert(ImageOps.exif_transpose(opened), {1: "L", 3: "RGB"}[channels])
-        box = box_of(*picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR, box)
     except UnidentifiedImageError as error:
         raise DataError("is no picture that Pillow knows") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -96,7 +94,8 @@ def _read(
     except Exception as error:  # Pillow's decoders raise almost anything
         reason = getattr(error, "strerror", None) or f"{error}"
         raise DataError(f"cannot be read: {reason or type(error).__name__}") from error
-    return np.asarray(picture).reshape(shape)
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR, box_of(*picture.size))
+    return np.asarray(resized).reshape(shape)
 
 
 def _convert(picture: Image.Image, mode: str) -> Image.Image:

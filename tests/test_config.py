@@ -8,7 +8,7 @@ import pkgutil
 import pytest
 
 import configs
-from googlenet_jax.config import NEEDS, Config
+from googlenet_jax.config import NEEDS, NEEDS_VALUE, Config
 from googlenet_jax.errors import ConfigError
 
 
@@ -46,9 +46,9 @@ def set_option(config, name, value):
         ("model.name", "resnet", "one of googlenet, preact_resnet"),
         ("model.dtype", "float16", "one of float32, bfloat16"),
         ("model.matmul_precision", "", "one of default, high, highest"),
-        ("data.name", "mnist", "one of cifar10, cifar100, digits, tfds:NAME"),
+        ("data.name", "mnist", "one of cifar10, cifar100, digits, folder, tfds:NAME"),
         ("data.pad_mode", "edge", "one of reflect, zeros"),
-        ("optimizer.schedule", "Cosine", "one of cosine, step, constant"),
+        ("optimizer.schedule", "Cosine", "one of cosine, step, exponential, constant"),
         ("optimizer.schedule_per", "batch", "one of epoch, step"),
         # What compares with nothing, and what is larger than everything.
         *[
@@ -100,7 +100,7 @@ def other_value(field, value):
         return not value
     if isinstance(value, str):
         choices = ("digits", "bfloat16", "highest", "zeros", "constant", "step", "a/b", "7x7")
-        others = ("preact_resnet", "adam", "4", "one", "3x3", "adaptive", "0.5,0.75")
+        others = ("skip", "preact_resnet", "adam", "4", "one", "3x3", "adaptive", "0.5,0.75")
         return next(
             choice
             for choice in (*choices, *others)
@@ -123,6 +123,10 @@ def test_round_trip_through_json_keeps_every_field(name):
     if NEEDS.get(name) == "model.aux_heads":
         config.model.aux_heads = True
     config.optimizer.warmup_epochs += name == "optimizer.warmup"
+    if NEEDS.get(name, name) == "data.stream":
+        config.data.stream, config.data.name = True, "tfds:mnist"
+    if name in NEEDS_VALUE:
+        set_option(config, *NEEDS_VALUE[name])
     again = Config.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert again != Config()
@@ -148,6 +152,11 @@ def test_round_trip_through_json_keeps_every_field(name):
         ),
         ({"optimizer.warmup": "constant"}, "means nothing with optimizer.warmup_epochs=0.0"),
         ({"optimizer.schedule": "step", "optimizer.decay_at": ".5,.5"}, "must rise"),
+        ({"optimizer.decay_epochs": 2.0}, "nothing without optimizer.schedule='exponential'"),
+        ({"data.stream": True}, "data.name must be tfds:NAME, not 'cifar10'"),
+        ({"data.workers": 2}, "data.workers=2: means nothing with data.stream=False"),
+        ({"data.test_examples": 2}, "means nothing without data.name='folder'"),
+        ({"data.name": "folder", "data.downscale": 2}, "a stream has data.crop_size instead"),
         ({"optimizer.schedule": "step", "optimizer.decay_at": ".0"}, "must rise, from above 0"),
         ({"optimizer.decay_at": "1.5"}, "optimizer.decay_at='1.5': must be such as 0.5,0.75"),
     ],
@@ -258,6 +267,13 @@ def test_cifar10_is_the_article_s_row_8():
             "pad": 4,
             "pad_mode": "reflect",
             "flip": True,
+            "stream": False,
+            "workers": 0,
+            "crop_size": 224,
+            "crop_area": 0.08,
+            "corrupt": "refuse",
+            "classes": "",
+            "test_examples": 0,
         },
         "optimizer": {
             "name": "sgd",
@@ -267,6 +283,8 @@ def test_cifar10_is_the_article_s_row_8():
             "schedule": "cosine",
             "schedule_per": "epoch",
             "decay_at": "",
+            "decay_factor": 0.96,
+            "decay_epochs": 8.0,
             "warmup_epochs": 0.0,
             "warmup": "linear",
         },
@@ -275,6 +293,7 @@ def test_cifar10_is_the_article_s_row_8():
             "epochs": 100,
             "steps": 0,
             "aux_loss_weight": 0.3,
+            "label_smoothing": 0.0,
             "init_from": "",
             "steps_per_call": 0,
             "compilation_cache": True,
@@ -290,6 +309,9 @@ def test_what_a_resumed_run_may_change():
     assert resumable == {
         "data.path",
         "data.cache",
+        "data.classes",  # their order is in the data's sha256
+        "data.corrupt",
+        "data.workers",
         "train.epochs",
         "train.steps",
         "train.steps_per_call",

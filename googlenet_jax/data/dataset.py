@@ -6,7 +6,7 @@ import hashlib
 import typing
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import jax
 import numpy as np
@@ -135,6 +135,7 @@ class Dataset:
         return dataclasses.replace(self, splits=parallel.replicate(self.splits, mesh))
 
 
+@runtime_checkable
 class Divided(Protocol):
     """A data set that is read in whatever way."""
 

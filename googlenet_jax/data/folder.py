@@ -81,7 +81,7 @@ def find(
       classes: see `read_classes`; None: the training folders, sorted.
 
     Raises:
-      DataError: it holds no such folders, or one without pictures or of no class.
+      DataError: it holds no such folders, one of no class, or no pictures to train a class on.
     """
     try:
         splits = {
@@ -97,7 +97,10 @@ def find(
             classes = {name: name for name in _subfolders(splits[Split.TRAIN])}
         if not classes:
             raise DataError(f"{splits[Split.TRAIN]}: holds no folders of classes")
-        found = {split: _pictures(folder, list(classes)) for split, folder in splits.items()}
+        found = {
+            split: _pictures(folder, list(classes), split is Split.TRAIN)
+            for split, folder in splits.items()
+        }
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
     return tuple(classes.values()), found
@@ -107,7 +110,7 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
 
 
-def _pictures(folder: Path, classes: list[str]) -> FolderPictures:
+def _pictures(folder: Path, classes: list[str], is_training: bool) -> FolderPictures:
     strangers = sorted(set(_subfolders(folder)) - set(classes))
     if strangers:
         raise DataError(f"{folder / strangers[0]}: its name is none of the {len(classes)} classes")
@@ -116,9 +119,11 @@ def _pictures(folder: Path, classes: list[str]) -> FolderPictures:
         walk = os.walk(folder / name, followlinks=True)
         paths = [os.path.join(at, file) for at, _, files in walk for file in files]
         found = [os.path.relpath(p, folder) for p in paths if p.lower().endswith(SUFFIXES)]
-        if not found:
+        if not found and is_training:
             raise DataError(f"{folder / name}: holds no pictures ({', '.join(SUFFIXES)})")
         names.append(sorted(found))
+    if not any(names):
+        raise DataError(f"{folder}: holds no pictures ({', '.join(SUFFIXES)})")
     # First of each class, second of each, ...: so the first N are of all classes.
     order = sorted(
         (rank, label) for label, of_class in enumerate(names) for rank in range(len(of_class))

@@ -12,7 +12,7 @@ import math
 import os
 import signal
 from collections.abc import Generator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from absl import flags
@@ -22,6 +22,7 @@ from googlenet_jax import pictures
 from googlenet_jax.data.dataset import MAX_BYTES, Arrays, DatasetInfo, Split
 from googlenet_jax.errors import DataError
 
+MAX_EPOCHS = 2**31  # more than any run has
 MAX_THREADS = 16
 BATCHES_AHEAD = 2  # that each worker process has ready
 
@@ -40,6 +41,7 @@ class Picture(NamedTuple):
     name: str
 
 
+@runtime_checkable
 class Pictures(Protocol):
     """The pictures of a split, by number."""
 
@@ -102,7 +104,7 @@ class Stream:
         num_examples = len(self.splits[Split.TRAIN])
         examples = grain.MapDataset.range(num_examples).seed(self.seed).shuffle()
         whole_batches = examples[: num_examples // batch_size * batch_size]
-        cuts = whole_batches.repeat().random_map(
+        cuts = whole_batches.repeat(MAX_EPOCHS).random_map(
             lambda index, rng: (np.int64(index), rng.integers(2**63))
         )
         load = _Load(self.splits[Split.TRAIN], self.info, rows, self.crop_area)

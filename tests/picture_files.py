@@ -1,0 +1,87 @@
+"""Folders and records of pictures, for the tests of streams."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+
+def encoded(pixels, kind="PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+def plain(number) -> bytes:
+    """A picture of one colour, which says its number however it is cut; of any shape."""
+    height, width = 3 + number % 5, 4 + number % 3
+    colour = (number // 256, number % 256, 7)
+    return encoded(np.full((height, width, 3), colour, np.uint8))
+
+
+def numbers(images):
+    """The numbers that `plain` pictures say."""
+    corner = np.asarray(images)[:, 0, 0].astype(int)
+    return (corner[:, 0] * 256 + corner[:, 1]).tolist()
+
+
+def plain_folder(root: Path, sizes: dict[str, int], test: int = 3) -> Path:
+    """Classes of so many training pictures, numbered one after the other."""
+    number = 0
+    for split, per_class in (("train", sizes), ("test", dict.fromkeys(sizes, test))):
+        for name, size in per_class.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for _ in range(size):
+                (folder / f"{number:05d}.png").write_bytes(plain(number))
+                number += 1
+    return root
+
+
+def digits_folder(root: Path, train: int, test: int) -> Path:
+    """Real scans of digits, in colour and in sizes that differ; a folder for each class."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
+    for split, start, size in (("train", 0, train), ("test", train, test)):
+        for index in range(start, start + size):
+            folder = root / split / str(labels[index])
+            folder.mkdir(parents=True, exist_ok=True)
+            tinted = images[index][:, :, None] // np.array([1, 2, 3], np.uint8)
+            wide = np.pad(tinted, ((0, 0), (0, index % 4), (0, 0)))
+            (folder / f"{index:04d}.jpg").write_bytes(encoded(wide, "JPEG"))
+    return root
+
+
+def prepare(folder: Path, name: str, splits: dict[str, list[tuple[bytes, int]]], classes) -> Path:
+    """A set of pictures of any size as TFDS prepares it; label -1 stands for none."""
+    import tensorflow_datasets as tfds
+
+    def info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(names=classes),
+            "file_name": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def generate(self, split):
+        for index, (content, label) in enumerate(splits[split]):
+            file = {"image": io.BytesIO(content), "file_name": f"{split}{index}.png"}
+            yield index, {**file, "label": label}
+
+    body = {
+        "VERSION": tfds.core.Version("1.0.0"),
+        "pkg_dir_path": folder,
+        "__module__": __name__,
+        "_info": info,
+        "_split_generators": lambda self, _: {
+            split: self._generate_examples(split) for split in splits
+        },
+        "_generate_examples": generate,
+    }
+    with tfds.core.registered.skip_registration():
+        builder = type(name.capitalize(), (tfds.core.GeneratorBasedBuilder,), body)
+    builder(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder
