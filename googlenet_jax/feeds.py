@@ -148,6 +148,7 @@ class Streamed(_Common):
         super().__init__(config, mesh, dataset.info)
         self.dataset = dataset
         self._batches: dict[Split, Generator[Batch]] = {}
+        self._next: tuple[Array, ...] = ()
         self._corrupt: set[tuple[Split, int]] = set()
 
     def compile(self, state: TrainState) -> None:
@@ -210,5 +211,6 @@ class Streamed(_Common):
 
     def close(self) -> None:
         """See `Feed`."""
+        self._next = ()  # which may lie in memory that is shared with a worker
         for batches in self._batches.values():
             batches.close()  # ends its threads and processes

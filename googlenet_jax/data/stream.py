@@ -9,8 +9,10 @@ on from any step, and needs no saved iterator for it.
 import contextlib
 import dataclasses
 import math
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -186,9 +188,17 @@ class Stream:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Leaves signals to the process that trains, which ends its workers."""
+    """Leaves signals to the process that trains, and has a worker end with it, however it ends."""
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,115 @@
+"""Whole runs on folders of pictures: resuming, and what the other programs make of them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import compiling
+import jax
+import numpy as np
+import picture_files
+import pytest
+
+import train.contact_sheet
+import train.evaluate
+import train.main
+import train.predict
+from googlenet_jax.errors import DataError
+from googlenet_jax.loading import load_model
+from googlenet_jax.report import diagnostics, runs
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+# 4 steps an epoch; a checkpoint at step 6, within the second, beside those at epochs' ends.
+ARGUMENTS = [
+    *("--config", "cifar10", "--config.model.name=preact_resnet", "--config.model.depth=11"),
+    *("--config.data.name=folder", "--config.data.crop_size=8", "--config.data.pad=0"),
+    *("--config.train.batch_size=16", "--config.train.epochs=3"),
+    *("--config.checkpoint.every_steps=6", "--config.eval.batch_size=9"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return picture_files.digits_folder(tmp_path_factory.mktemp("digits"), 70, 40)
+
+
+@pytest.fixture(scope="module")
+def workdir(folder, tmp_path_factory):
+    """A run that nothing disturbed, decoded in threads."""
+    path = tmp_path_factory.mktemp("run")
+    train.main.main([*ARGUMENTS, f"--config.data.path={folder}", "--workdir", str(path)])
+    return path
+
+
+def history(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+
+
+def test_killed_in_mid_epoch_it_ends_as_if_nothing_had_happened(folder, workdir, tmp_path):
+    """To the bit; decoded in worker processes first, which end with it, and in threads then."""
+    arguments = [*ARGUMENTS, f"--config.data.path={folder}", "--workdir", str(tmp_path)]
+    driver = str(Path(__file__).with_name("kill_at.py"))
+    # At step 7: each step is a call.
+    kill = [driver, "SIGKILL", "train.loop:check_finite", "after", "7"]
+    killed = subprocess.Popen(
+        [sys.executable, *kill, *arguments, "--config.data.workers=1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {compiling.FLAG.upper(): "1"},
+    )
+    # The workers hold the pipe's other end: it is closed once they have ended, too.
+    output, _ = killed.communicate(timeout=300)
+    assert killed.returncode == -signal.SIGKILL, output.decode()
+    train.main.main(arguments)
+    assert history(tmp_path) == history(workdir)
+    states = [jax.tree.leaves(load_model(path, "latest").state) for path in (tmp_path, workdir)]
+    assert all(map(np.array_equal, *states))
+
+
+def test_evaluate_says_what_the_run_said(workdir, capfd):
+    train.evaluate.main(["--workdir", str(workdir), "--checkpoint", "latest"])
+    assert "test split, 40 images" in capfd.readouterr().out
+    found = json.loads((workdir / "evaluation_test_12.json").read_text())
+    last = history(workdir)[-1]
+    assert (found["accuracy"], found["loss"]) == (last["test_accuracy"], last["test_loss"])
+    assert found["data"]["sha256_of"] == "names, sizes and classes"
+
+
+def test_predict_cuts_pictures_as_evaluation_does(workdir, folder, capfd):
+    """So that its share of right answers is the accuracy."""
+    arguments = ["--workdir", str(workdir), "--checkpoint", "latest", "--json", "--top-k", "1"]
+    train.predict.main([*arguments, str(folder / "test")])
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    right = [Path(line["image"]).parent.name == line["predictions"][0]["class"] for line in lines]
+    assert np.mean(right) == pytest.approx(history(workdir)[-1]["test_accuracy"])
+
+
+def test_the_report_sees_every_test_image(workdir):
+    found = diagnostics.predict(runs.read_run(workdir, "run"), "")
+    assert len(found.images) == 40
+    best = runs.read_run(workdir, "run").best
+    accuracy = np.mean(found.probabilities.argmax(axis=1) == found.labels)
+    assert accuracy == pytest.approx(best["test_accuracy"])
+
+
+def test_a_contact_sheet_of_crops(folder, tmp_path):
+    from PIL import Image
+
+    train.contact_sheet.main([*ARGUMENTS, f"--config.data.path={folder}", f"--workdir={tmp_path}"])
+    with Image.open(tmp_path / "contact_sheet.png") as sheet:
+        gap = 2 * train.contact_sheet.GAP
+        assert sheet.size == ((train.contact_sheet.COLUMNS + 1) * (8 + gap), 10 * (8 + gap))
+
+
+def test_other_pictures_are_another_run(folder, workdir, tmp_path):
+    changed = shutil.copytree(folder, tmp_path / "changed")
+    next((changed / "train" / "3").iterdir()).unlink()
+    run = shutil.copytree(workdir, tmp_path / "run")
+    with pytest.raises(DataError, match="sha256"):
+        train.main.main([*ARGUMENTS, f"--config.data.path={changed}", f"--workdir={run}"])
