@@ -22,6 +22,8 @@ from pathlib import Path
 import cifar_files
 import jax
 import numpy as np
+import parity
+import picture_files
 import pytest
 import tiny_run
 import yaml
@@ -155,6 +157,31 @@ def torch_checkpoint(path, run):
     torch.save({"net": GoogLeNet(10, 1 / 16).state_dict(), "acc": 10.0, "epoch": 0}, path)
 
 
+def torchvision_weights(path, run):
+    torch = pytest.importorskip("torch")
+    from benchmarks.torch_networks import GoogLeNet
+
+    torch.save(GoogLeNet(1000, 1 / 16, **parity.TORCHVISION).state_dict(), path)
+
+
+def run_on_pictures(path, run):
+    folder = picture_files.plain_folder(path.parent / "others", {"ant": 4, "bee": 4})
+    arguments = [f"--config.data.path={folder}", "--config.train.init_from=", f"--workdir={path}"]
+    train.main.main(["--config=folder", *SHORT[:3], *arguments])
+
+
+def folder_of_pictures(path, run):
+    picture_files.plain_folder(path, {"cat": 9, "dog": 6, "eel": 8})
+
+
+def prepared_imagenet(path, run):
+    splits = {
+        split: [(picture_files.plain(number), number) for number in range(size)]
+        for split, size in (("train", 9), ("validation", 4))
+    }
+    picture_files.prepare(path, "imagenet2012", splits, [f"n{i:08d}" for i in range(1000)])
+
+
 def config_file(path, run):
     (code,) = (code for _, code in blocks("python") if code.startswith(f"# {path.name}\n"))
     path.write_text(code)
@@ -176,6 +203,10 @@ FILES = {
     "ckpt.pth": torch_checkpoint,
     "mine.py": config_file,
     "cifar-10-binary.tar.gz": archive,
+    "googlenet-1378be20.pth": torchvision_weights,
+    "runs/torchvision": run_on_pictures,
+    "photos": folder_of_pictures,
+    "tensorflow_datasets": prepared_imagenet,
 }
 
 
@@ -231,6 +262,8 @@ class Shell:
         module = importlib.import_module(name)
         written = {"--out", "--workdir"} if name in MAKES_WORKDIR else {"--out"}
         read = [w for flag, w in itertools.pairwise(["", *arguments]) if flag not in written]
+        if name == "train.main" and "--help" not in arguments:
+            read.append(flags.parse(arguments)[0].train.init_from)
         self.provide(
             [word.rpartition("=")[2].rstrip("/") for word in read],
             googlenet=name in NEEDS_GOOGLENET or arguments[:2] == ["--model", "digits"],

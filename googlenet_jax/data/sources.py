@@ -65,7 +65,12 @@ def _check_max_train_examples(config: DataConfig, size: int) -> None:
 def _load_stream(config: DataConfig, seed: int) -> Stream:
     find = _find_folder if config.name == "folder" else _find_records
     class_names, splits, provenance = find(config, seed)
-    info = DatasetInfo(
+    info = _describe_stream(config, class_names)
+    return Stream(info, splits, provenance, seed, config.crop_area, config.workers)
+
+
+def _describe_stream(config: DataConfig, class_names: tuple[str, ...]) -> DatasetInfo:
+    return DatasetInfo(
         name=config.name,
         class_names=class_names,
         image_shape=(config.crop_size, config.crop_size, 3),
@@ -73,7 +78,6 @@ def _load_stream(config: DataConfig, seed: int) -> Stream:
         std=IMAGE_STD,
         center_crop=CENTER_CROP,
     )
-    return Stream(info, splits, provenance, seed, config.crop_area, config.workers)
 
 
 def _find_folder(
@@ -136,11 +140,13 @@ def _find_records(
 
 
 def describe(config: DataConfig) -> DatasetInfo:
-    """What a network must know of a data set, without reading it.
+    """What a network must know of a data set, without reading its images.
 
     Raises:
-      DataError: that stands in the data set alone, or `data.downscale` does not fit its images.
+      DataError: that stands in the images alone, or `data.downscale` does not fit them.
     """
+    if config.is_streamed and (config.name != "folder" or config.path):
+        return _describe_stream(config, _class_names(config))
     if config.name == "folder" or config.name.startswith("tfds:"):
         raise DataError(
             f"data.name={config.name!r}: its images and classes are known only once it is read; "
@@ -148,6 +154,13 @@ def describe(config: DataConfig) -> DatasetInfo:
         )
     info = digits.INFO if config.name == "digits" else cifar.FORMATS[config.name].info
     return Dataset(info, splits={}, provenance={}).downscaled(config.downscale).info
+
+
+def _class_names(config: DataConfig) -> tuple[str, ...]:
+    """The classes of a stream, of which no image need be there."""
+    if config.name == "folder":
+        return _find_folder(config, 0)[0]
+    return tfds_source.class_names(config.name.removeprefix("tfds:"))
 
 
 class _Source(NamedTuple):

@@ -187,6 +187,21 @@ def pictures(name: str, folder: Path) -> tuple[tuple[str, ...], dict[Split, Reco
     return class_names, found
 
 
+def class_names(name: str) -> tuple[str, ...]:
+    """The classes of a set that TFDS knows, prepared or not.
+
+    Raises:
+      DataError: TFDS does not know it, or it has no classes.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        return tuple(tfds.builder(name).info.features["label"].names)
+    except Exception as error:  # TFDS raises almost anything
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise DataError(f"data.name='tfds:{name}': TFDS has no classes of it: {reason}") from error
+
+
 def _check_shape(shape: tuple[int | None, ...], count: int, folder: Path) -> None:
     if None in shape or shape[-1] not in (1, 3):
         raise DataError(

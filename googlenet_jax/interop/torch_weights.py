@@ -298,7 +298,8 @@ def describe(file: TorchFile, transform_input: bool) -> tuple[Config, DatasetInf
         normalised = file.layout == "torchvision" and transform_input
         mean, std = TRANSFORMED if normalised else IMAGENET
         class_names = tuple(map(str, range(len(weight))))  # a state dict has no names
-        info = DatasetInfo("imagenet2012", class_names, image_shape, mean, std)
+        # Torchvision evaluates the central 224 pixels of a shorter side of 256.
+        info = DatasetInfo("imagenet2012", class_names, image_shape, mean, std, 224 / 256)
     elif data:
         model.pools = "4" if model.stem == "7x7" else model.pools
         name, info = data, FORMATS[data].info

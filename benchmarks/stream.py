@@ -1,0 +1,112 @@
+"""How fast pictures are decoded and cut for training, apart from it.
+
+    python -m benchmarks.stream
+
+The pictures are the two photographs that scikit-learn ships, saved as JPEG files of quality 92 and
+500 pixels on the longer side, which is usual in ImageNet; or those of a folder. Each is decoded
+and a random part of it resized to 224x224. First in one thread and no pipeline, by the time that
+the process itself has computed: images/s a core. Then through the whole pipeline, by the clock, in
+interleaved rounds: with threads, with one worker process and with two.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from googlenet_jax import data
+from googlenet_jax.config import DataConfig
+from googlenet_jax.data import Stream
+
+BATCH_SIZE = 64
+WARM_UP, BATCHES = 6, 20  # of a round; by the sixth batch every worker has started
+SIDE, QUALITY = 500, 92
+WAYS = {"threads": 0, "1 worker": 1, "2 workers": 2}
+
+
+def photographs(folder: Path, copies: int) -> Path:
+    """A folder with scikit-learn's photographs as its only two classes."""
+    from sklearn.datasets import load_sample_images
+
+    for label, pixels in enumerate(load_sample_images().images):
+        photograph = Image.fromarray(pixels)
+        photograph.thumbnail((SIDE, SIDE))
+        for split in ("train", "test"):
+            place = folder / split / str(label)
+            place.mkdir(parents=True)
+            photograph.save(place / "0.jpg", quality=QUALITY)
+            for copy in range(1, copies):
+                (place / f"{copy}.jpg").hardlink_to(place / "0.jpg")
+    return folder
+
+
+def speed_of_a_core(stream: Stream, batches: int) -> float:
+    """Images/s of computing time, decoded one after the other in this thread."""
+    seconds = time.process_time()
+    for _ in range(batches):
+        stream.samples(BATCH_SIZE, num_crops=1)
+    # That also cuts out the centre of each.
+    return 2 * batches * BATCH_SIZE / (time.process_time() - seconds)
+
+
+def speed(stream: Stream) -> float:
+    """Images/s by the clock, through the pipeline."""
+    rows = np.arange(BATCH_SIZE)
+    with contextlib.closing(stream.training_batches(BATCH_SIZE, rows, 0)) as batches:
+        for _ in range(WARM_UP):
+            next(batches)
+        started = time.monotonic()
+        for _ in range(BATCHES):
+            next(batches)
+        return BATCHES * BATCH_SIZE / (time.monotonic() - started)
+
+
+def main() -> None:
+    """Prints Markdown."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data-path", type=Path, help="a folder with train and test folders")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--device-speed", type=float, default=10_200, help="images/s that a device trains on"
+    )
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = arguments.data_path or photographs(Path(folder), copies=BATCH_SIZE)
+        stream = data.load(DataConfig(name="folder", path=str(path)), seed=0)
+        assert isinstance(stream, Stream)
+        of_a_core = [speed_of_a_core(stream, 2) for _ in range(arguments.rounds)]
+        found: dict[str, list[float]] = {way: [] for way in WAYS}
+        for _ in range(arguments.rounds):
+            for way, workers in WAYS.items():
+                found[way].append(speed(dataclasses.replace(stream, workers=workers)))
+    core = statistics.median(of_a_core)
+    print("| what | images/s, median (range) | times 1 worker |\n|---|---|---|")
+    print(f"| one core, by its own time | {core:.0f} ({_range(of_a_core)}) | |")
+    for way, speeds in found.items():
+        ratios = [a / b for a, b in zip(speeds, found["1 worker"], strict=True)]
+        print(
+            f"| {way} | {statistics.median(speeds):.0f} ({_range(speeds)}) | "
+            f"{statistics.median(ratios):.2f} |"
+        )
+    print(
+        f"\nA device that trains on {arguments.device_speed:,.0f} images/s needs "
+        f"{arguments.device_speed:,.0f} / {core:.0f} = {arguments.device_speed / core:.0f} cores."
+    )
+
+
+def _range(values: list[float]) -> str:
+    return f"{min(values):.0f}-{max(values):.0f}"
+
+
+if __name__ == "__main__":
+    main()
