@@ -449,8 +449,10 @@ class Config:
 
     def _check_data(self) -> None:
         config = self.data
-        if config.stream and not config.name.startswith("tfds:"):
-            raise ConfigError(f"data.stream=True: data.name must be tfds:NAME, not {config.name!r}")
+        if config.stream and not config.name.startswith(("tfds:", "folder")):
+            raise ConfigError(
+                f"data.stream=True: data.name must be folder or tfds:NAME, not {config.name!r}"
+            )
         if config.is_streamed and config.downscale > 1:
             raise ConfigError(
                 f"data.downscale={config.downscale}: a stream has data.crop_size instead"

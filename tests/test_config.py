@@ -153,7 +153,7 @@ def test_round_trip_through_json_keeps_every_field(name):
         ({"optimizer.warmup": "constant"}, "means nothing with optimizer.warmup_epochs=0.0"),
         ({"optimizer.schedule": "step", "optimizer.decay_at": ".5,.5"}, "must rise"),
         ({"optimizer.decay_epochs": 2.0}, "nothing without optimizer.schedule='exponential'"),
-        ({"data.stream": True}, "data.name must be tfds:NAME, not 'cifar10'"),
+        ({"data.stream": True}, "data.name must be folder or tfds:NAME, not 'cifar10'"),
         ({"data.workers": 2}, "data.workers=2: means nothing with data.stream=False"),
         ({"data.test_examples": 2}, "means nothing without data.name='folder'"),
         ({"data.name": "folder", "data.downscale": 2}, "a stream has data.crop_size instead"),

@@ -137,9 +137,14 @@ class Stream:
         size, shape = len(self.splits[split]), self.info.image_shape
         if size * math.prod(shape) > MAX_BYTES:
             raise DataError(f"{size} {split} images of shape {shape} are more than memory may hold")
-        with contextlib.closing(self.evaluation_batches(split, size, np.arange(size))) as batches:
-            batch = next(batches)
-        return Arrays(batch.images, batch.labels)[batch.counts]
+        rows = np.arange(min(size, 256))
+        with contextlib.closing(self.evaluation_batches(split, len(rows), rows)) as batches:
+            found = [next(batches) for _ in range(-(-size // len(rows)))]
+        images, labels, counts = (
+            np.concatenate([getattr(batch, name) for batch in found])
+            for name in ("images", "labels", "counts")
+        )
+        return Arrays(images, labels)[counts]
 
     def samples(
         self, num_examples: int, num_crops: int
