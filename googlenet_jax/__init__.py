@@ -1,15 +1,15 @@
 """GoogLeNet (Inception v1) in pure JAX: Flax modules, Optax recipes, Orbax checkpoints."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from googlenet_jax.loading import Model
+    from googlenet_jax.store import WorkdirPath
 
 __version__ = "0.1.0"
 
 
-def load(folder: str | Path, checkpoint: str = "best") -> "Model":
+def load(folder: "str | WorkdirPath", checkpoint: str = "best") -> "Model":
     """A trained network to call: `load(folder).logits(images)`.
 
     Args:

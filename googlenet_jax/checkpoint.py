@@ -6,15 +6,20 @@ of every leaf of the state, computed from the state before it was written, whate
 lies on. And once a checkpoint is committed, a seal lists the sha256 of each of its files, so
 that damage in a part that no leaf depends on is found too. A run that is killed between the two
 leaves a checkpoint without a seal, which its digests still prove.
+
+In an object store nothing can be renamed, which is how Orbax commits, and of the stores Orbax
+writes but Google's. So there it works in a temporary folder of this machine, and each checkpoint
+is copied to the store once it is sealed, the seal last: a checkpoint without one is none.
 """
 
 import contextlib
 import dataclasses
-import gc
+import functools
 import hashlib
 import json
-import logging
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,9 +27,10 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from googlenet_jax import parallel
-from googlenet_jax.errors import CheckpointError
+from googlenet_jax import parallel, store
+from googlenet_jax.errors import CheckpointError, no_logging
 from googlenet_jax.state import TrainState
+from googlenet_jax.store import WorkdirPath
 from googlenet_jax.workdir import write_atomically
 
 SEAL = "seal.json"
@@ -76,16 +82,23 @@ class Checkpoints:
       writable: False for programs that only read; they clean up nothing.
     """
 
-    def __init__(self, directory: Path, *, writable: bool = True):
+    def __init__(self, directory: WorkdirPath, *, writable: bool = True):
         policies = ocp.training.preservation_policies
         self._directory = directory
+        self._exit = contextlib.ExitStack()
+        if isinstance(directory, Path):
+            self._local = directory.absolute()
+        else:
+            self._local = Path(self._exit.enter_context(tempfile.TemporaryDirectory()))
+            store.download(directory, self._local, SEAL)
+            self._background = self._exit.enter_context(ThreadPoolExecutor(1))
         self._orbax = ocp.training.Checkpointer(
-            directory.absolute(),
+            self._local,
             save_decision_policy=ocp.training.save_decision_policies.PreemptionCheckpointingPolicy(),
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), _Best(self)]),
             cleanup_tmp_directories=writable,
         )
-        self._unsealed: int | None = None
+        self._sealing: Callable[[], None] | None = None
         self._metrics: dict[int, dict[str, float]] = {}
         self._damage: list[CheckpointError] = []
         for step in self.steps:
@@ -99,8 +112,13 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._settle()
-        self._orbax.close()
+        with self._exit:
+            self._settle()
+            self._orbax.close()
+
+    @property
+    def _in_store(self) -> bool:
+        return not isinstance(self._directory, Path)
 
     @property
     def steps(self) -> list[int]:
@@ -167,12 +185,14 @@ class Checkpoints:
             self._metrics[step] = metrics
         self._orbax.save_checkpointables_async(
             step,
-            {"state": state},
+            {"state": jax.device_get(state) if self._in_store else state},
             force=True,
             overwrite=step in self.steps,
             custom_metadata={**proven, "digest": digest(canonical(proven))},
         )
-        self._unsealed = step
+        self._sealing = functools.partial(self._seal, step)
+        if self._in_store:  # at once: this machine may be gone before the next save
+            self._sealing = self._background.submit(self._sealing).result
 
     def read_record(self, step: int) -> Record:
         """What stands beside the state of a checkpoint.
@@ -210,7 +230,7 @@ class Checkpoints:
             like,
         )
         try:
-            with _no_logging():
+            with no_logging():
                 state = self._orbax.load_checkpointables(step, {"state": abstract})["state"]
         except Exception as error:  # Orbax and TensorStore raise almost anything
             raise self._damaged(step, f"cannot be read: {_first_line(error)}") from error
@@ -247,16 +267,22 @@ class Checkpoints:
             self._metrics.pop(newer, None)
 
     def _settle(self) -> None:
-        """Waits for the save under way and seals it."""
+        """Waits for the save under way to be committed and sealed."""
+        sealing, self._sealing = self._sealing, None
+        if sealing:
+            sealing()
+
+    def _seal(self, step: int) -> None:
         self._orbax.wait()
-        step, self._unsealed = self._unsealed, None
         if step in self.steps and parallel.is_first_process():
-            folder = self._directory / str(step)
+            folder = self._local / str(step)
             text = json.dumps(_file_digests(folder), indent=0)
             write_atomically(folder / SEAL, text)
+            if not isinstance(self._directory, Path):
+                store.publish(self._local, self._directory, str(step), SEAL)
 
     def _check_seal(self, step: int) -> None:
-        folder = self._directory / str(step)
+        folder = self._local / str(step)
         try:
             sealed = json.loads((folder / SEAL).read_text())
         except FileNotFoundError:
@@ -272,7 +298,7 @@ class Checkpoints:
     def _read_metadata(self, step: int) -> dict[str, Any]:
         self._check_seal(step)  # first, because Orbax is loud about what it cannot read
         try:
-            with _no_logging():
+            with no_logging():
                 metadata = dict(self._orbax.checkpointables_metadata(step).custom_metadata)
             if metadata.pop("digest") != digest(canonical(metadata)):
                 raise ValueError("its record has changed")
@@ -282,19 +308,6 @@ class Checkpoints:
 
     def _damaged(self, step: int, why: str) -> CheckpointError:
         return CheckpointError(f"checkpoint {step} in {self._directory} is damaged: {why}")
-
-
-@contextlib.contextmanager
-def _no_logging() -> Iterator[None]:
-    """Mutes the pages that Orbax and asyncio log about a damaged file: the error says it all."""
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    except BaseException:
-        gc.collect()  # asyncio complains of a failed task when it is collected
-        raise
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _leaf_digests(state: TrainState) -> dict[str, str]:

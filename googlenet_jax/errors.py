@@ -4,6 +4,11 @@ The programs turn the first into one line and exit status 2, the second into one
 status 1. Everything else is a defect of this project and keeps its traceback.
 """
 
+import contextlib
+import gc
+import logging
+from collections.abc import Iterator
+
 
 class UserError(ValueError):
     """A config, flag, data set, working directory or checkpoint that cannot be used as given."""
@@ -23,3 +28,16 @@ class CheckpointError(UserError):
 
 class TrainingError(RuntimeError):
     """A run that cannot go on, for example because its loss is no longer finite."""
+
+
+@contextlib.contextmanager
+def no_logging() -> Iterator[None]:
+    """Mutes the pages that libraries log about what they then raise: the error says it all."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    except BaseException:
+        gc.collect()  # asyncio complains of a failed task when it is collected
+        raise
+    finally:
+        logging.disable(logging.NOTSET)

@@ -30,6 +30,7 @@ from googlenet_jax.data import DatasetInfo
 from googlenet_jax.errors import CheckpointError, UserError
 from googlenet_jax.report.card import card
 from googlenet_jax.state import TrainState
+from googlenet_jax.store import WorkdirPath
 from googlenet_jax.workdir import CONFIG
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def write(folder: Path, model: "Model", description: Description) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read(folder: Path) -> tuple[Description, dict[str, np.ndarray]]:
+def read(folder: WorkdirPath) -> tuple[Description, dict[str, np.ndarray]]:
     """What config.json says, and the arrays by name, both verified.
 
     Raises:
@@ -178,7 +179,9 @@ def read(folder: Path) -> tuple[Description, dict[str, np.ndarray]]:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
-def fill(like: TrainState, step: int, tensors: dict[str, np.ndarray], source: Path) -> TrainState:
+def fill(
+    like: TrainState, step: int, tensors: dict[str, np.ndarray], source: WorkdirPath
+) -> TrainState:
     """A state with the weights of an export.
 
     Args:

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from googlenet_jax import export, optimizer, pretrained, state
+from googlenet_jax import export, optimizer, pretrained, state, store
 from googlenet_jax.augment import normalize
 from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
 from googlenet_jax.data import DatasetInfo
 from googlenet_jax.errors import CheckpointError, UserError
 from googlenet_jax.state import TrainState
+from googlenet_jax.store import WorkdirPath
 from googlenet_jax.workdir import CHECKPOINTS, CONFIG, read_config
 
 HEADS = {"aux1", "aux2"}
@@ -61,18 +62,20 @@ class Model:
         return _logits(self.state, images, self.info)
 
 
-def load_model(folder: str | Path, checkpoint: str) -> Model:
+def load_model(folder: str | WorkdirPath, checkpoint: str) -> Model:
     """See `googlenet_jax.load`."""
     folder = pretrained.find(folder)
+    store.check(folder)
     # Every run makes the folder of its checkpoints before its config.json.
-    if os.path.exists(folder / CONFIG) and not os.path.exists(folder / CHECKPOINTS):
+    exists = os.path.exists if isinstance(folder, Path) else type(folder).exists
+    if exists(folder / CONFIG) and not exists(folder / CHECKPOINTS):
         if checkpoint != "best":
             raise CheckpointError(f"{folder}: an export holds one checkpoint, not {checkpoint!r}")
         return load_export(folder)
     return load_run(folder, checkpoint)
 
 
-def load_export(folder: Path) -> Model:
+def load_export(folder: WorkdirPath) -> Model:
     """The network of an export.
 
     Raises:
@@ -83,7 +86,7 @@ def load_export(folder: Path) -> Model:
     return Model(found.dataset, export.fill(like, found.step, tensors, folder), found.record)
 
 
-def load_run(workdir: Path, checkpoint: str) -> Model:
+def load_run(workdir: WorkdirPath, checkpoint: str) -> Model:
     """The network of a run's checkpoint.
 
     Raises:
@@ -102,7 +105,7 @@ def _logits(state: TrainState, images: Array, info: DatasetInfo) -> Array:
     return state.apply(state.params, normalize(images, info.mean, info.std), train=False)[0]
 
 
-def open_checkpoints(workdir: Path) -> Checkpoints:
+def open_checkpoints(workdir: WorkdirPath) -> Checkpoints:
     """The checkpoints of a run, to read.
 
     Raises:

@@ -8,23 +8,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from googlenet_jax import parallel
+from googlenet_jax import parallel, store
 from googlenet_jax.config import Config
-from googlenet_jax.errors import CheckpointError, ConfigError, UserError
+from googlenet_jax.errors import CheckpointError, ConfigError, TrainingError, UserError
+from googlenet_jax.store import WorkdirPath
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 
 
 @contextlib.contextmanager
-def lock(workdir: Path) -> Iterator[None]:
+def lock(workdir: WorkdirPath) -> Iterator[None]:
     """Makes the directory and keeps other processes from training in it.
 
-    The kernel frees the lock when the process ends, however it ends.
+    The kernel frees the lock when the process ends, however it ends. A store has no locks: there
+    nobody keeps another process away.
 
     Raises:
       UserError: another process trains there, or it is no directory that can be written.
     """
+    if not isinstance(workdir, Path):
+        store.check(workdir)
+        try:
+            # It stands for the folder, and shows before anything is computed whether one may write.
+            store.write(workdir / CHECKPOINTS / ".folder", b"")
+        except TrainingError as error:
+            raise UserError(f"--workdir={workdir}: {error}") from error
+        yield
+        return
     try:
         (workdir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         file = (workdir / ".lock").open("w")
@@ -39,7 +50,7 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reports(workdir: Path) -> Iterator[Path]:
+def reports(workdir: WorkdirPath) -> Iterator[WorkdirPath]:
     """Where a process of a run writes what people read.
 
     The first process has the working directory, and the lock on it; what the others would write
@@ -56,7 +67,7 @@ def reports(workdir: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def check_new(folder: Path, flag: str) -> None:
+def check_new(folder: WorkdirPath, flag: str) -> None:
     """Makes sure that a folder holds nothing that could be overwritten.
 
     Args:
@@ -66,6 +77,7 @@ def check_new(folder: Path, flag: str) -> None:
     Raises:
       UserError: it is not empty, or no folder.
     """
+    store.check(folder)
     try:
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{flag}={folder}: is not empty; choose another directory")
@@ -73,13 +85,15 @@ def check_new(folder: Path, flag: str) -> None:
         raise UserError(f"{flag}={folder}: cannot be written: {error}") from error
 
 
-def read_config(workdir: Path) -> Config:
+def read_config(workdir: WorkdirPath) -> Config:
     """The config that the run in `workdir` was started with.
 
     Raises:
       CheckpointError: there is no run.
       ConfigError: the file is damaged.
+      UserError: it is in a store that cannot be reached.
     """
+    store.check(workdir)
     path = workdir / CONFIG
     try:
         return Config.from_dict(json.loads(path.read_text()))
@@ -89,12 +103,12 @@ def read_config(workdir: Path) -> Config:
         raise ConfigError(f"{path}: not a config of this version: {error}") from error
 
 
-def write_config(workdir: Path, config: Config) -> None:
+def write_config(workdir: WorkdirPath, config: Config) -> None:
     """Writes the complete config of a run."""
     write_atomically(workdir / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
-def check_same_run(workdir: Path, config: Config) -> Config | None:
+def check_same_run(workdir: WorkdirPath, config: Config) -> Config | None:
     """The config that the run in `workdir` was saved with, if `config` may go on with it.
 
     Returns None where there is no checkpoint yet: then nothing is lost by another config.
@@ -121,14 +135,17 @@ def check_same_run(workdir: Path, config: Config) -> Config | None:
     return saved
 
 
-def write_metrics(workdir: Path, history: list[dict[str, Any]]) -> None:
+def write_metrics(workdir: WorkdirPath, history: list[dict[str, Any]]) -> None:
     """Writes metrics.jsonl anew, one finished epoch a line, so that it is never torn or doubled."""
     lines = "".join(json.dumps(entry) + "\n" for entry in history)
     write_atomically(workdir / "metrics.jsonl", lines)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: WorkdirPath, text: str) -> None:
     """Writes a file that is either the old one or the whole new one, at any moment."""
+    if not isinstance(path, Path):
+        store.write(path, text.encode())
+        return
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text)
     temporary.replace(path)

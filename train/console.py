@@ -7,11 +7,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Self
 
 from tqdm import tqdm
 
+from googlenet_jax import store
 from googlenet_jax.errors import TrainingError, UserError
 
 
@@ -48,6 +50,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises a UserError."""
         raise UserError(f"{message} (see python -m {self.prog} --help)")
+
+
+def local_path(text: str) -> Path:
+    """A path for what is written to this machine only, for an argument parser."""
+    if not isinstance(store.parse(text), Path):
+        raise argparse.ArgumentTypeError(f"{text}: must be on this machine; copy it from there")
+    return Path(text)
 
 
 class StopRequest:

@@ -5,6 +5,8 @@ augmentation of the config changes it. Of a stream, whose pictures have any size
 is the one that evaluation would cut out.
 """
 
+import io
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from googlenet_jax.errors import UserError
@@ -27,8 +29,11 @@ def main(argv: list[str]) -> None:
     sheet = contact_sheet(config)
     path = workdir / "contact_sheet.png"
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        sheet.save(path)
+        if isinstance(workdir, Path):
+            workdir.mkdir(parents=True, exist_ok=True)
+        picture = io.BytesIO()
+        sheet.save(picture, format="png")
+        path.write_bytes(picture.getvalue())
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
     print(f"written to {path}")

@@ -4,10 +4,11 @@ import argparse
 import contextlib
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
+from googlenet_jax import store
 from googlenet_jax.errors import UserError
+from googlenet_jax.store import WorkdirPath
 from train import allocator, console
 
 
@@ -19,7 +20,7 @@ def main(argv: list[str]) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of the run")
+    parser.add_argument("--workdir", type=store.parse, required=True, help="of the run")
     parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
     parser.add_argument("--split", default="test", choices=("train", "valid", "test"))
     parser.add_argument("--data-path", default="", help="of the data, if it is elsewhere now")
@@ -41,7 +42,9 @@ def main(argv: list[str]) -> None:
     print(f"written to {arguments.workdir / name}")
 
 
-def evaluate(workdir: Path, checkpoint: str, split_name: str, data_path: str) -> dict[str, Any]:
+def evaluate(
+    workdir: WorkdirPath, checkpoint: str, split_name: str, data_path: str
+) -> dict[str, Any]:
     """The metrics of one split under one checkpoint, and what they were measured on.
 
     Raises:

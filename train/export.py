@@ -6,10 +6,11 @@ What the folder holds: `googlenet_jax.export`.
 import datetime
 import json
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from googlenet_jax import store
 from googlenet_jax.errors import UserError
+from googlenet_jax.store import WorkdirPath
 from train import console, flags
 
 if TYPE_CHECKING:
@@ -24,9 +25,11 @@ def main(argv: list[str]) -> None:
         "and a program that needs JAX alone.",
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of the run")
+    parser.add_argument("--workdir", type=store.parse, required=True, help="of the run")
     parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
-    parser.add_argument("--out", type=Path, required=True, help="new folder, or an empty one")
+    parser.add_argument(
+        "--out", type=console.local_path, required=True, help="new folder, or an empty one"
+    )
     arguments = parser.parse_args(argv)
 
     from googlenet_jax import export
@@ -64,7 +67,7 @@ def command(config: "Config") -> str:
     return shlex.join(shortest)
 
 
-def training_environment(workdir: Path) -> dict[str, Any]:
+def training_environment(workdir: WorkdirPath) -> dict[str, Any]:
     """Time, device and versions of a finished run, from its summary.json; empty without one.
 
     Raises:

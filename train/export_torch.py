@@ -8,6 +8,7 @@ holds the state dict alone, and needs no PyTorch.
 from pathlib import Path
 from typing import Any
 
+from googlenet_jax import store
 from googlenet_jax.errors import UserError
 from train import console
 
@@ -19,9 +20,11 @@ def main(argv: list[str]) -> None:
         description="Writes a checkpoint's weights as the article's PyTorch code names them.",
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of the run")
+    parser.add_argument("--workdir", type=store.parse, required=True, help="of the run")
     parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
-    parser.add_argument("--out", type=Path, required=True, help=".pth or .safetensors")
+    parser.add_argument(
+        "--out", type=console.local_path, required=True, help=".pth or .safetensors"
+    )
     arguments = parser.parse_args(argv)
 
     from googlenet_jax import load

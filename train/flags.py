@@ -14,8 +14,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from googlenet_jax import store
 from googlenet_jax.config import Config, check_name
 from googlenet_jax.errors import ConfigError, UserError
+from googlenet_jax.store import WorkdirPath
 
 USAGE = """\
 usage: python -m train.main --config CONFIG [--config.FIELD=VALUE ...] [--workdir DIR]
@@ -85,7 +87,7 @@ def settings_page() -> str:
     return "\n".join(lines)
 
 
-def parse(argv: list[str]) -> tuple[Config, Path]:
+def parse(argv: list[str]) -> tuple[Config, WorkdirPath]:
     """The config and the working directory that the arguments name.
 
     Raises:
@@ -103,7 +105,7 @@ def parse(argv: list[str]) -> tuple[Config, Path]:
     return apply(_load(path), overrides, path.stem)
 
 
-def apply(config: Config, overrides: list[str], name: str = "") -> tuple[Config, Path]:
+def apply(config: Config, overrides: list[str], name: str = "") -> tuple[Config, WorkdirPath]:
     """A config with the overrides of the arguments, and the working directory that they name.
 
     Args:
@@ -127,7 +129,7 @@ def apply(config: Config, overrides: list[str], name: str = "") -> tuple[Config,
         values(["main", *overrides])
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error).splitlines()[0]) from error
-    return values.config.validate(), Path(values.workdir)  # a copy, with the overrides
+    return values.config.validate(), store.parse(values.workdir)  # a copy, with the overrides
 
 
 def _load(path: Path) -> Config:

@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from googlenet_jax import store
 from googlenet_jax.errors import DataError
+from googlenet_jax.store import WorkdirPath
 from train import console, flags
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def main(argv: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help=".pth or .safetensors")
-    parser.add_argument("--workdir", type=Path, required=True, help="new, or empty")
+    parser.add_argument("--workdir", type=store.parse, required=True, help="new, or empty")
     parser.add_argument(
         "--transform-input",
         action=argparse.BooleanOptionalAction,
@@ -66,7 +68,7 @@ def main(argv: list[str]) -> None:
 
 
 def write_workdir(
-    workdir: Path, path: Path, file: "TorchFile", config: "Config", info: "DatasetInfo"
+    workdir: WorkdirPath, path: Path, file: "TorchFile", config: "Config", info: "DatasetInfo"
 ) -> dict[str, Any]:
     """A working directory with one checkpoint: the weights, and an optimizer that starts afresh.
 

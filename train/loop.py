@@ -6,7 +6,6 @@ import json
 import math
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from googlenet_jax.report.curves import draw_curves
 from googlenet_jax.report.summary import selection_metrics, summarize
 from googlenet_jax.report.tensorboard import TensorBoard
 from googlenet_jax.state import Keys, TrainState
+from googlenet_jax.store import WorkdirPath
 from googlenet_jax.workdir import (
     CHECKPOINTS,
     check_same_run,
@@ -62,7 +62,7 @@ class Run:
 
 
 def train_and_evaluate(
-    config: Config, workdir: Path, started: float | None = None
+    config: Config, workdir: WorkdirPath, started: float | None = None
 ) -> dict[str, Any]:
     """Trains as `config` says; a workdir that holds checkpoints is resumed, exactly.
 
@@ -140,7 +140,7 @@ def keep_programs() -> None:
 
 def train_epochs(
     run: Run,
-    folder: Path,
+    folder: WorkdirPath,
     train_state: TrainState,
     record: Record,
     start_up: messages.StartUp,

@@ -1,7 +1,6 @@
 """The lines that a run prints."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ from tqdm import tqdm
 
 from googlenet_jax.config import Config
 from googlenet_jax.data import Dataset, Split, Stream
+from googlenet_jax.store import WorkdirPath
 from train.resume import Plan
 
 
@@ -80,7 +80,7 @@ def epoch_line(history: list[dict[str, Any]], plan: Plan) -> str:
     )
 
 
-def describe_result(summary: dict[str, Any], workdir: Path) -> str:
+def describe_result(summary: dict[str, Any], workdir: WorkdirPath) -> str:
     """Final and best accuracy, each with its epoch."""
     final, best = summary["final"], summary["best"]
     return (

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from googlenet_jax import pretrained
+from googlenet_jax import pretrained, store
 from googlenet_jax.errors import DataError, UserError
 from train import allocator, console
 
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
         allow_abbrev=False,
     )
     network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--workdir", type=Path, help="of a run")
+    network.add_argument("--workdir", type=store.parse, help="of a run")
     network.add_argument("--model", help="an export, or the name of a network that ships")
     parser.add_argument(
         "--checkpoint", help="of the run: best (default), latest or a step", metavar="NAME"

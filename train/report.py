@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from googlenet_jax import store
 from googlenet_jax.errors import UserError
 from train import console
 
@@ -15,18 +16,22 @@ def main(argv: list[str]) -> None:
         "differ in nothing but their seed count as one.",
         allow_abbrev=False,
     )
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="of a run")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the page")
+    parser.add_argument("workdirs", nargs="+", type=store.parse, metavar="WORKDIR", help="of a run")
+    parser.add_argument("--out", type=store.parse, required=True, help="folder of the page")
     parser.add_argument("--data-path", default="", help="of the data, if they are elsewhere now")
     arguments = parser.parse_args(argv)
-    check_folder(arguments.out)
+    if isinstance(arguments.out, Path):
+        check_folder(arguments.out)
+    else:
+        store.check(arguments.out)
 
     # Imported here so that a mistake on the command line is told before JAX has loaded.
     from googlenet_jax.report import page
 
     report = page.build(arguments.workdirs, arguments.data_path)
     try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
+        if isinstance(arguments.out, Path):
+            arguments.out.mkdir(parents=True, exist_ok=True)
         for name, content in report.files.items():
             (arguments.out / name).write_bytes(content)
     except OSError as error:

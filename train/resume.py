@@ -1,7 +1,6 @@
 """Where a run starts: at step 0, or where its working directory says it stopped."""
 
 import dataclasses
-from pathlib import Path
 from typing import Self
 
 import jax
@@ -17,6 +16,7 @@ from googlenet_jax.data import Dataset, Split, Stream
 from googlenet_jax.errors import CheckpointError, ConfigError, DataError
 from googlenet_jax.loading import start_from
 from googlenet_jax.state import TrainState
+from googlenet_jax.store import WorkdirPath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def start(
 def restore(
     config: Config,
     saved: Config,
-    workdir: Path,
+    workdir: WorkdirPath,
     checkpoints: Checkpoints,
     dataset: Dataset | Stream,
     like: TrainState,

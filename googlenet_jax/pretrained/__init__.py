@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from googlenet_jax import store
+from googlenet_jax.store import WorkdirPath
 from googlenet_jax.workdir import CONFIG
 
 FOLDER = Path(__file__).parent
@@ -12,6 +14,7 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in FOLDER.glob(f"*/{CONFIG}"))
 
 
-def find(name: str | Path) -> Path:
+def find(name: str | WorkdirPath) -> WorkdirPath:
     """The folder of that path; where there is none, of the shipped network of that name."""
-    return FOLDER / name if str(name) in names() and not Path(name).exists() else Path(name)
+    path = store.parse(name) if isinstance(name, str) else name
+    return FOLDER / path if str(path) in names() and not path.exists() else path

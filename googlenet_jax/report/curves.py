@@ -1,12 +1,14 @@
 """The training curves as a picture."""
 
-from pathlib import Path
+import io
 from typing import Any
+
+from googlenet_jax.store import WorkdirPath
 
 SPLITS = ("train", "valid", "test")
 
 
-def draw_curves(history: list[dict[str, Any]], path: Path, title: str) -> None:
+def draw_curves(history: list[dict[str, Any]], path: WorkdirPath, title: str) -> None:
     """Draws loss, accuracy and learning rate by epoch into a PNG file.
 
     Args:
@@ -43,4 +45,6 @@ def draw_curves(history: list[dict[str, Any]], path: Path, title: str) -> None:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    path.write_bytes(picture.getvalue())

@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from googlenet_jax.report.runs import (
     standard_error,
 )
 from googlenet_jax.report.summary import selection_split
+from googlenet_jax.store import WorkdirPath
 
 if TYPE_CHECKING:
     import jinja2
@@ -108,7 +108,7 @@ class Lead:
         return self.points > 2 * self.error
 
 
-def build(workdirs: Sequence[Path], data_path: str) -> Report:
+def build(workdirs: Sequence[WorkdirPath], data_path: str) -> Report:
     """Reads runs, evaluates the best checkpoint of one of each group, and draws the page.
 
     Args:

@@ -17,6 +17,7 @@ from googlenet_jax.data import DatasetInfo
 from googlenet_jax.errors import CheckpointError, UserError
 from googlenet_jax.loading import abstract_state, open_checkpoints
 from googlenet_jax.report.summary import best_entry, selection_metrics, selection_split
+from googlenet_jax.store import WorkdirPath
 from googlenet_jax.workdir import read_config
 
 WITHOUT_EFFECT = {name for name, field, _ in Config().options() if field.metadata["resumable"]} - {
@@ -41,7 +42,7 @@ class Run:
     """
 
     name: str
-    workdir: Path
+    workdir: WorkdirPath
     config: Config
     history: list[dict[str, Any]]
     info: DatasetInfo
@@ -123,7 +124,7 @@ class Group:
         return Spread.of(values) if len(values) == len(self.runs) else None
 
 
-def read_groups(workdirs: Sequence[Path]) -> list[Group]:
+def read_groups(workdirs: Sequence[WorkdirPath]) -> list[Group]:
     """The runs of working directories, grouped, the best group first (see `deciding_split`).
 
     Args:
@@ -132,7 +133,7 @@ def read_groups(workdirs: Sequence[Path]) -> list[Group]:
     Raises:
       UserError: one holds no run that was evaluated, or they cannot be compared.
     """
-    resolved = [workdir.resolve() for workdir in workdirs]
+    resolved = [path.resolve() if isinstance(path, Path) else path for path in workdirs]
     for i, workdir in enumerate(workdirs):
         if resolved[i] in resolved[:i]:
             raise UserError(f"{workdir}: given twice")
@@ -155,7 +156,7 @@ def deciding_split(groups: Sequence[Group]) -> str:
     return "valid" if has_all else "test"
 
 
-def read_run(workdir: Path, name: str) -> Run:
+def read_run(workdir: WorkdirPath, name: str) -> Run:
     """A run that has a checkpoint and an evaluated epoch.
 
     Raises:

@@ -1,0 +1,134 @@
+"""Working directories in object stores, gs:// and s3://, through etils' epath and fsspec.
+
+A store keeps whole objects and promises little else: nothing is appended to, renamed or locked.
+So an object is there whole or not at all, and a folder of many has one that is written last and
+deleted first: without it, the others count for nothing.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from etils import epath
+
+from googlenet_jax.errors import TrainingError, UserError, no_logging
+
+WorkdirPath: TypeAlias = Path | epath.Path
+"""A folder or file of this machine, or of a store."""
+
+EXTRAS = {"gs://": "gcs", "s3://": "s3"}
+
+
+def parse(text: str) -> WorkdirPath:
+    """The path that a text names."""
+    return epath.Path(text) if text.startswith(tuple(EXTRAS)) else Path(text)
+
+
+def check(folder: WorkdirPath) -> None:
+    """Makes sure that the store of a folder answers; one of this machine always passes.
+
+    Raises:
+      UserError: an extra is not installed, or the store refuses, such as for want of credentials.
+    """
+    if isinstance(folder, Path):
+        return
+    with _told(UserError, folder, "cannot be reached"), contextlib.suppress(FileNotFoundError):
+        files, key = _open(folder)
+        # Any object will do; of the bucket itself a user may not be allowed to know anything.
+        files.info(f"{key}/config.json")
+
+
+def write(path: epath.Path, content: bytes) -> None:
+    """Writes an object: at any moment it is the old one or the whole new one.
+
+    Raises:
+      TrainingError: the store does not take it.
+    """
+    with _told(TrainingError, path, "cannot be written"):
+        path.write_bytes(content)
+
+
+def download(remote: epath.Path, local: Path, last: str) -> None:
+    """Copies the folders of a folder that are whole.
+
+    Args:
+      remote: the folder of folders.
+      local: where they go.
+      last: the name of the object that is written last into each of them.
+
+    Raises:
+      UserError: the store does not give them.
+    """
+    with _told(UserError, remote, "cannot be read"):
+        files, key = _open(remote)
+        keys = [
+            each for keys in _folders(files, key).values() if _is_whole(keys, last) for each in keys
+        ]
+        if keys:
+            files.get(keys, [str(local / each.removeprefix(f"{key}/")) for each in keys])
+
+
+def publish(local: Path, remote: epath.Path, name: str, last: str) -> None:
+    """Copies one folder of a folder to a store, and deletes there those that are no longer here.
+
+    Args:
+      local: the folder of folders.
+      remote: its copy.
+      name: of the one to copy; it replaces what the store has under that name.
+      last: the name of the file that is written last.
+
+    Raises:
+      TrainingError: the store does not take it.
+    """
+    with _told(TrainingError, remote, "cannot be written"):
+        files, key = _open(remote)
+        there = _folders(files, key)
+        _delete(files, there.pop(name, []), last)
+        paths = [path for path in (local / name).rglob("*") if path.is_file()]
+        for some in ([p for p in paths if p.name != last], [p for p in paths if p.name == last]):
+            keys = [f"{key}/{path.relative_to(local).as_posix()}" for path in some]
+            files.put([str(path) for path in some], keys)
+        for other, keys in there.items():
+            if not (local / other).is_dir():
+                _delete(files, keys, last)
+
+
+def _open(folder: epath.Path) -> tuple[Any, str]:
+    import fsspec  # not needed on this machine alone, and it takes a while
+
+    # What it remembered of a folder would hide what other processes have done there since.
+    return fsspec.url_to_fs(str(folder), use_listings_cache=False)
+
+
+def _folders(files: Any, key: str) -> dict[str, list[str]]:
+    """The keys of all objects in the folders of a folder, by the name of the folder."""
+    found: dict[str, list[str]] = {}
+    for each in files.find(key):
+        name, slash, _ = each.removeprefix(f"{key}/").partition("/")
+        if slash:
+            found.setdefault(name, []).append(each)
+    return found
+
+
+def _is_whole(keys: list[str], last: str) -> bool:
+    return any(key.endswith(f"/{last}") for key in keys)
+
+
+def _delete(files: Any, keys: list[str], last: str) -> None:
+    for key in sorted(keys, key=lambda key: not key.endswith(f"/{last}")):
+        files.rm_file(key)
+
+
+@contextlib.contextmanager
+def _told(kind: type[Exception], path: epath.Path, what: str) -> Iterator[None]:
+    """Makes one line of what the stores' libraries raise and log, which is almost anything."""
+    try:
+        with no_logging():
+            yield
+    except ImportError as error:
+        extra = EXTRAS[str(path)[:5]]
+        raise UserError(f"{path}: needs pip install 'googlenet-jax[{extra}]': {error}") from error
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise kind(f"{path}: {what}: {text[:200]}") from error
