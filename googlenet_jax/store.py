@@ -46,7 +46,10 @@ def write(path: epath.Path, content: bytes) -> None:
       TrainingError: the store does not take it.
     """
     with _told(TrainingError, path, "cannot be written"):
-        path.write_bytes(content)
+        try:
+            path.write_bytes(content)
+        except FileNotFoundError as error:
+            raise LookupError("there is no such bucket") from error
 
 
 def download(remote: epath.Path, local: Path, last: str) -> None:

@@ -33,7 +33,7 @@ def lock(workdir: WorkdirPath) -> Iterator[None]:
             # It stands for the folder, and shows before anything is computed whether one may write.
             store.write(workdir / CHECKPOINTS / ".folder", b"")
         except TrainingError as error:
-            raise UserError(f"--workdir={workdir}: {error}") from error
+            raise UserError(f"--workdir={error}") from error
         yield
         return
     try:

@@ -1,6 +1,5 @@
 """The same scalars for TensorBoard, written without TensorFlow."""
 
-import contextlib
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -21,20 +20,12 @@ class TensorBoard:
     """
 
     def __init__(self, folder: WorkdirPath, history: list[dict[str, Any]]):
-        # Here, since it imports PyTorch where that is installed.
-        from tensorboardX import SummaryWriter
-
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._folder = folder
-        self._exit = contextlib.ExitStack()
-        local = str(folder)
-        if not isinstance(folder, Path):  # a store appends nothing: each time the whole file goes
-            local = self._exit.enter_context(tempfile.TemporaryDirectory())
-        self._writer = SummaryWriter(local, flush_secs=10)
-        self._exit.callback(self._writer.close)
+        self._writer = _open(folder) if isinstance(folder, Path) else None
         for entry in history:
-            self._add(entry)
+            self.write(entry)
 
     def __enter__(self) -> Self:
         return self
@@ -45,7 +36,8 @@ class TensorBoard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._exit.close()
+        if self._writer:
+            self._writer.close()
 
     def write(self, entry: dict[str, Any]) -> None:
         """Adds the scalars of one epoch.
@@ -53,13 +45,26 @@ class TensorBoard:
         Raises:
           TrainingError: the folder is in a store that does not take them.
         """
-        self._add(entry)
-        if not isinstance(self._folder, Path):
-            self._writer.flush()
-            for file in Path(self._writer.logdir).iterdir():
+        if isinstance(self._folder, Path):
+            _add(self._writer, entry)
+            return
+        # Nothing can be appended there, so each epoch has a file of its own.
+        with tempfile.TemporaryDirectory() as folder:
+            writer = _open(Path(folder), f".{entry['epoch']}")
+            _add(writer, entry)
+            writer.close()
+            for file in Path(folder).iterdir():
                 store.write(self._folder / file.name, file.read_bytes())
 
-    def _add(self, entry: dict[str, Any]) -> None:
-        for name, value in entry.items():
-            if name not in ("epoch", "step"):
-                self._writer.add_scalar(name, value, entry["epoch"])
+
+def _open(folder: Path, suffix: str = "") -> Any:
+    # Here, since it imports PyTorch where that is installed.
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(folder), flush_secs=10, filename_suffix=suffix)
+
+
+def _add(writer: Any, entry: dict[str, Any]) -> None:
+    for name, value in entry.items():
+        if name not in ("epoch", "step"):
+            writer.add_scalar(name, value, entry["epoch"])

@@ -1,0 +1,57 @@
+"""Object stores on the loopback that speak the interfaces of Google's and of Amazon's.
+
+Prints the environment variables by which a client finds them, as JSON, once each has a bucket named
+`bucket`; ends with its standard input.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def running(log) -> Iterator[dict[str, str]]:
+    """The stores in a process of their own: they write to stderr. Yields the variables."""
+    command = [sys.executable, __file__]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True) as process:
+        yield json.loads(process.stdout.readline())
+        process.stdin.close()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def main() -> None:
+    from gcp_storage_emulator.server import create_server
+    from moto.server import ThreadedMotoServer
+
+    port = free_port()
+    create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket").start()
+    amazon = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    amazon.start()
+    endpoint = "http://{}:{}".format(*amazon.get_host_and_port())
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT"))
+    variables = {
+        "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks Google itself about the bucket
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    print(json.dumps(variables), flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
