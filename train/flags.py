@@ -27,7 +27,8 @@ Trains a network. A working directory that holds checkpoints is resumed.
 
   --config CONFIG        a file, or the name of a shipped config: {shipped}
   --config.FIELD=VALUE   override a setting (below)
-  --workdir DIR          where the run is kept; default: runs/<config name>
+  --workdir DIR          where the run is kept, a folder or gs://… or s3://…; default:
+                         runs/<config name>
   --coordinator HOST:PORT, --num_processes N, --process_id I
                          where process 0 is heard, how many there are, and which one this is, from
                          0; Cloud TPU, SLURM, Open MPI and Kubernetes tell JAX that themselves
