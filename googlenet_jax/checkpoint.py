@@ -183,9 +183,13 @@ class Checkpoints:
         }
         if metrics:
             self._metrics[step] = metrics
+        if self._in_store:
+            # The processes would share the writing of arrays on devices, each in its own folder;
+            # those of NumPy the first process writes alone.
+            state = jax.device_get(state)
         self._orbax.save_checkpointables_async(
             step,
-            {"state": jax.device_get(state) if self._in_store else state},
+            {"state": state},
             force=True,
             overwrite=step in self.steps,
             custom_metadata={**proven, "digest": digest(canonical(proven))},

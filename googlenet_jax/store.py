@@ -39,12 +39,15 @@ def check(folder: WorkdirPath) -> None:
         files.info(f"{key}/config.json")
 
 
-def write(path: epath.Path, content: bytes) -> None:
-    """Writes an object: at any moment it is the old one or the whole new one.
+def write(path: WorkdirPath, content: bytes) -> None:
+    """Writes a file, or an object, which at any moment is the old one or the whole new one.
 
     Raises:
       TrainingError: the store does not take it.
     """
+    if isinstance(path, Path):
+        path.write_bytes(content)
+        return
     with _told(TrainingError, path, "cannot be written"):
         try:
             path.write_bytes(content)

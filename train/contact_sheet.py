@@ -9,6 +9,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from googlenet_jax import store
 from googlenet_jax.errors import UserError
 from train import console, flags
 
@@ -26,6 +27,7 @@ GAP = 2
 def main(argv: list[str]) -> None:
     """Writes contact_sheet.png into the working directory."""
     config, workdir = flags.parse(argv)
+    store.check(workdir)
     sheet = contact_sheet(config)
     path = workdir / "contact_sheet.png"
     try:

@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+from googlenet_jax import store
 from googlenet_jax.store import WorkdirPath
 
 SPLITS = ("train", "valid", "test")
@@ -47,4 +48,4 @@ def draw_curves(history: list[dict[str, Any]], path: WorkdirPath, title: str) ->
         axes.grid(alpha=0.3)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110)
-    path.write_bytes(picture.getvalue())
+    store.write(path, picture.getvalue())
