@@ -7,7 +7,6 @@ import contextlib
 import functools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -140,41 +139,33 @@ def test_a_run_stopped_within_an_epoch_goes_on(bucket, local, tmp_path, monkeypa
 
 
 def test_a_folder_counts_once_its_last_file_is_there(bucket, tmp_path, monkeypatch):
-    remote, local = bucket / "folders", tmp_path / "local"
-    for name, files in {"1": ["a", "seal"], "2": ["deep/a", "seal"]}.items():
-        for file in files:
-            (local / name / file).parent.mkdir(parents=True, exist_ok=True)
-            (local / name / file).write_text(f"{name} {file}")
-        store.publish(local, remote, name, "seal")
-    assert objects(remote) == {"1/a", "1/seal", "2/deep/a", "2/seal"}
-    (remote / "3" / "a").write_text("of a copy that was cut short")
-    (remote / "2" / "old").write_text("is replaced with its folder")
-
-    (local / "2" / "deep" / "a").write_text("new")
-    shutil.rmtree(local / "1")
-    one, two = {"1/a", "1/seal"}, {"2/deep/a", "2/seal"}
-
-    # Cut short before any request, then behind the first, and so on, until all have been made.
-    open_store, attempt, done = store._open, 0, False
+    """A copy is cut short before any request, then behind the first, and so on."""
+    local = tmp_path / "local"
+    (local / "2" / "deep").mkdir(parents=True)
+    for name in ("deep/a", "seal"):
+        (local / "2" / name).write_text("new")
+    one, old, new = {"1/a", "1/seal"}, {"2/old", "2/seal"}, {"2/deep/a", "2/seal"}
+    open_store, requests, done = store._open, 0, False
+    seen = []
     while not done:
+        remote = bucket / "folders" / str(requests)
+        files, key = store._open(remote)
+        files.pipe({f"{key}/{name}": b"old" for name in one | old | {"3/a"}})
         with monkeypatch.context() as patch:
-            patch.setattr(
-                store, "_open", lambda folder, n=attempt: cut_short(*open_store(folder), n)
-            )
+            patch.setattr(store, "_open", lambda path, n=requests: cut_short(*open_store(path), n))
             with contextlib.suppress(TrainingError):
                 store.publish(local, remote, "2", "seal")
                 done = True
-        copy = tmp_path / f"copy{attempt}"
+        copy = tmp_path / str(requests)
         store.download(remote, copy, "seal")
-        found = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
-        if attempt == 0:
-            assert found == one | two | {"2/old"}
-        else:
-            assert found == two if done else found in (one, one | two, two)
-            assert "2/deep/a" not in found or (copy / "2" / "deep" / "a").read_text() == "new"
-        attempt += 1
-    assert objects(remote) == two
-    assert attempt > 3
+        seen.append({p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file()})
+        requests += 1
+    nothing, *begun, copied, _, _, _ = seen
+    assert nothing == one | old
+    assert len(begun) == 3  # without two old files, and with the first new one
+    assert all(each == one for each in begun)
+    assert copied == one | new
+    assert seen[-1] == objects(remote) == new
 
 
 def cut_short(files, key, requests):
