@@ -14,7 +14,8 @@ reached 68.7 % top-1 and 88.9 % top-5 with one central crop; the paper's 6.67 % 
 of seven networks on 144 crops.
 
 Deviations: no local response normalisation, no photometric distortion, bilinear interpolation
-alone, no averaged weights, and initial weights drawn as the article draws them.
+alone, no averaged weights. Initial weights, which the paper leaves open too, are Kaiming uniform
+over the fan-in: without BatchNorm, the article's fan-out makes the loss infinite in a few steps.
 """
 
 from googlenet_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
@@ -28,6 +29,7 @@ def get_config() -> Config:
             conv2_reduce=True,
             pools="1234",
             batch_norm=False,
+            init="fan_in",
             aux_heads=True,
         ),
         data=DataConfig(name="tfds:imagenet2012", stream=True, pad=0),

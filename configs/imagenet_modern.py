@@ -19,6 +19,7 @@ def get_config() -> Config:
     config = imagenet.get_config()
     config.model.batch_norm = True
     config.model.conv_bias = False
+    config.model.init = "fan_out"
     config.model.aux_heads = False
     config.model.dropout_rate = 0.2
     config.model.dtype = "bfloat16"

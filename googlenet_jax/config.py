@@ -137,6 +137,12 @@ class ModelConfig:
         below=1,
     )
     conv_bias: bool = _option(True, "a bias in each convolution")
+    init: str = _option(
+        "fan_out",
+        "initial weights are Kaiming uniform over this: fan_out as in the article, or fan_in, "
+        "which deep networks without BatchNorm need",
+        choices=("fan_out", "fan_in"),
+    )
     aux_heads: bool = _option(
         False, "classifiers on inception4a and 4d, in training only", only="googlenet"
     )

@@ -100,7 +100,17 @@ def other_value(field, value):
         return not value
     if isinstance(value, str):
         choices = ("digits", "bfloat16", "highest", "zeros", "constant", "step", "a/b", "7x7")
-        others = ("skip", "preact_resnet", "adam", "4", "one", "3x3", "adaptive", "0.5,0.75")
+        others = (
+            "skip",
+            "fan_in",
+            "preact_resnet",
+            "adam",
+            "4",
+            "one",
+            "3x3",
+            "adaptive",
+            "0.5,0.75",
+        )
         return next(
             choice
             for choice in (*choices, *others)
@@ -249,6 +259,7 @@ def test_cifar10_is_the_article_s_row_8():
             "bn_epsilon": 1e-5,
             "bn_momentum": 0.9,
             "conv_bias": True,
+            "init": "fan_out",
             "aux_heads": False,
             "aux_pool": "5x5/3",
             "dropout_rate": 0.4,

@@ -310,6 +310,16 @@ def test_evaluation_ignores_the_heads():
     assert np.array_equal(logits, infer(others)[0])
 
 
+def test_label_smoothing_by_hand():
+    """The label keeps 0.8 and a quarter of 0.2; each other class gets a quarter of 0.2."""
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.125, 0.125]]))
+    targets = np.array([0.05, 0.85, 0.05, 0.05])
+    expected = -(targets * np.asarray(logits[0])).sum()
+    for head in ([], [logits]):
+        losses = training_loss(logits, head, jnp.array([1]), 0.3, 0.2)
+        assert float(losses[0]) == pytest.approx(expected * (1 + 0.3 * len(head)), rel=1e-6)
+
+
 def test_the_training_loss_weighs_the_heads():
     """By hand: uniform logits have a loss of log 2 each, and there are two heads."""
     even, labels = jnp.zeros((3, 2)), jnp.array([0, 1, 1])

@@ -125,3 +125,14 @@ def test_step_decay_divides_by_ten_at_each_share():
 def test_a_constant_warmup_is_a_tenth():
     found = rates(schedule="constant", warmup="constant", warmup_epochs=3 / STEPS_PER_EPOCH)
     assert np.allclose(found, [0.01] * 3 + [0.1] * (TOTAL - 3), **close)
+
+
+def test_the_exponential_is_a_staircase():
+    """The paper's: cut by 4 % every 8 epochs, at ImageNet's 40,036 steps of 32 an epoch."""
+    paper = OptimizerConfig(learning_rate=0.01, schedule="exponential")
+    schedule = optimizer.create_schedule(paper, 40_036, 250 * 40_036)
+    for epoch, cuts in ((0, 0), (7.999, 0), (8, 1), (15.999, 1), (16, 2), (249, 31)):
+        rate = float(schedule(math.ceil(epoch * 40_036)))
+        assert rate == pytest.approx(0.01 * 0.96**cuts, rel=1e-5)
+    found = rates(schedule="exponential", decay_factor=0.5, decay_epochs=3 / 7)
+    assert np.allclose(found[:9], [0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.025, 0.025, 0.025], **close)

@@ -71,13 +71,14 @@ def test_padding_and_crop(pad, mode):
         assert np.array_equal(found, expected)
 
 
-def test_initial_weights_have_pytorch_s_bounds_and_variance():
-    """Layer by layer: `kaiming_uniform_` over the fan-out, and `Conv2d`'s own biases.
+@pytest.mark.parametrize("fan", ["fan_out", "fan_in"])
+def test_initial_weights_have_pytorch_s_bounds_and_variance(fan):
+    """Layer by layer: `kaiming_uniform_`, and `Conv2d`'s own biases.
 
     The variance of n uniform values is known to a relative sqrt(4 / 5 / n); five of those, of
     both draws.
     """
-    config = ModelConfig(width_multiplier=0.25, aux_heads=True)
+    config = ModelConfig(width_multiplier=0.25, aux_heads=True, init=fan)
     params = state.create(
         jax.random.key(0),
         lambda: models.create(config, (32, 32, 3), 10),
@@ -108,8 +109,9 @@ def test_initial_weights_have_pytorch_s_bounds_and_variance():
             reference = torch.nn.Conv2d(fan_in, fan_out, window)
         else:
             reference = torch.nn.Linear(fan_in, fan_out)
-        torch.nn.init.kaiming_uniform_(reference.weight, mode="fan_out", nonlinearity="relu")
-        compare(kernel, reference.weight, math.sqrt(6 / (area * fan_out)))
+        torch.nn.init.kaiming_uniform_(reference.weight, mode=fan, nonlinearity="relu")
+        fans = {"fan_in": fan_in, "fan_out": fan_out}
+        compare(kernel, reference.weight, math.sqrt(6 / (area * fans[fan])))
         compare(layer["bias"], reference.bias, 1 / math.sqrt(area * fan_in))
         compared += 1
     assert compared == 2 + 9 * 6 + 2 * 3 + 1

@@ -35,18 +35,25 @@ def uniform(bound: float, *shape: int) -> nnx.Param:
     return nnx.Param(jnp.zeros(shape), init_bound=bound)
 
 
+def kaiming_bound(fan_in: int, fan_out: int, config: ModelConfig) -> float:
+    """Kaiming uniform for a ReLU (He et al., "Delving Deep into Rectifiers", 2015, section 2.2)."""
+    return math.sqrt(6 / {"fan_in": fan_in, "fan_out": fan_out}[config.init])
+
+
 class Conv(nnx.Module):
     """A convolution that keeps the image size, or divides it by the stride.
 
-    Its initial weights are Kaiming uniform over the fan-out for a ReLU, and PyTorch's default
-    for the bias, as in the article.
+    Its initial weights are Kaiming uniform for a ReLU, and PyTorch's default for the bias, as in
+    the article.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, size: int, config: ModelConfig, stride: int = 1
     ):
         fan_in, fan_out = size * size * in_channels, size * size * out_channels
-        self.kernel = uniform(math.sqrt(6 / fan_out), size, size, in_channels, out_channels)
+        self.kernel = uniform(
+            kaiming_bound(fan_in, fan_out, config), size, size, in_channels, out_channels
+        )
         self.bias = uniform(1 / math.sqrt(fan_in), out_channels) if config.conv_bias else None
         self.stride = stride
         self.padding = ops.same_padding(size)
@@ -78,7 +85,8 @@ class Linear(nnx.Module):
     """A fully connected layer, with `Conv`'s initial weights; its product is in float32."""
 
     def __init__(self, in_features: int, out_features: int, config: ModelConfig):
-        self.kernel = uniform(math.sqrt(6 / out_features), in_features, out_features)
+        bound = kaiming_bound(in_features, out_features, config)
+        self.kernel = uniform(bound, in_features, out_features)
         self.bias = uniform(1 / math.sqrt(in_features), out_features)
         self.precision = config.matmul_precision
 
