@@ -5,7 +5,14 @@ import pickle
 
 import numpy as np
 import pytest
-from cifar_files import as_pickles, as_python_2, as_tar, pixels_and_labels, random_members
+from cifar_files import (
+    as_pickles,
+    as_python_2,
+    as_tar,
+    pixels_and_labels,
+    random_members,
+    write_folder,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -121,17 +128,20 @@ def test_broken_gzip(tar, tmp_path, mutations):
         assert pixels_and_labels(found) == pixels_and_labels(load_bytes(tmp_path / "whole", whole))
 
 
-@pytest.mark.parametrize("form", FORMS[1:])
+@pytest.fixture(scope="module", params=FORMS[1:])
+def unpacked(request, tmp_path_factory):
+    """A folder of whole files, and the one of them that each example damages."""
+    members = members_of(request.param)
+    folder = write_folder(tmp_path_factory.mktemp("cifar") / "unpacked", members)
+    return folder, members["test_batch"]
+
+
 @FUZZ
 @given(mutations=MUTATIONS)
-def test_broken_pickles(form, tmp_path, mutations):
+def test_broken_pickles(unpacked, mutations):
     """A folder's files, so that no tar stands between the damage and the reader."""
-    members = members_of(form)
-    folder = tmp_path / "unpacked"
-    folder.mkdir(exist_ok=True)
-    for name, content in members.items():
-        (folder / name).write_bytes(content)
-    (folder / "test_batch").write_bytes(mutate(members["test_batch"], mutations))
+    folder, content = unpacked
+    (folder / "test_batch").write_bytes(mutate(content, mutations))
     found = load(folder)
     if found is not None:
         assert all(np.all(arrays.labels < 10) for arrays in found.splits.values())
