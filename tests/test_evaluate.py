@@ -17,6 +17,7 @@ from googlenet_jax.errors import CheckpointError, UserError
 from googlenet_jax.loading import Model, start_from
 from googlenet_jax.workdir import read_config
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 # Without the type checks of conftest.py, which would refuse first, as it is for a user.
 UNCHECKED_LOGITS = inspect.unwrap(Model.logits)
 COUNTS = {"train": 64, "valid": 20, "test": 355}

@@ -19,6 +19,7 @@ from googlenet_jax.models.googlenet import Inception, Widths
 from googlenet_jax.models.layers import Unit, resize
 from googlenet_jax.state import create
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 # The paper's Table 1, typed from DESIGN.md 1.1:
 # block, in, 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj, out.
 TABLE = [

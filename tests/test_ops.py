@@ -14,6 +14,8 @@ from jax import lax
 
 from googlenet_jax import ops
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def native_conv(x, kernel, stride, padding):
     return lax.conv_general_dilated(

@@ -27,6 +27,8 @@ from googlenet_jax.metrics import Metrics
 from googlenet_jax.models import GoogLeNet
 from googlenet_jax.state import TrainState
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def narrow_googlenet(dtype="float32", dropout_rate=0.4) -> GoogLeNet:
     """The whole network, with 1/16 of the channels."""

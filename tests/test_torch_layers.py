@@ -16,6 +16,8 @@ from googlenet_jax.optimizer import create, create_schedule
 torch = pytest.importorskip("torch")
 from torch.nn import functional  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def images(size, channels=3):
     return np.random.default_rng(size).normal(size=(2, size, size, channels)).astype(np.float32)
