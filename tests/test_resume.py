@@ -15,9 +15,11 @@ import pytest
 
 from googlenet_jax.loading import load_model
 
-# 4 steps an epoch, 3 epochs; a checkpoint at steps 3, 4, 6, 8, 9 and 12.
+# 4 steps an epoch, 3 epochs; a checkpoint at steps 3, 4, 6, 8, 9 and 12. The network is one that
+# each of the many processes traces in a moment; the keys of the steps show in the augmentation.
 ARGUMENTS = [
     *("--config", "digits", "--config.train.batch_size=16", "--config.train.epochs=3"),
+    *("--config.model.name=preact_resnet", "--config.model.depth=11"),
     *("--config.data.max_train_examples=64", "--config.model.width_multiplier=0.0625"),
     *("--config.data.valid_examples=20", "--config.checkpoint.every_steps=3"),
 ]
