@@ -42,7 +42,7 @@ class Topology(NamedTuple):
     devices: int
 
 
-def start(topology, output, *commands):
+def start(topology, output, *commands, **variables):
     """The processes of a run; number i runs the i-th command or the last, and writes `output`.i."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -52,6 +52,7 @@ def start(topology, output, *commands):
         compiling.FLAG.upper(): "1",
         "PYTHONPATH": str(HERE.parent),
         "GLIBC_TUNABLES": "",
+        **variables,
     }
     processes = []
     for number in range(topology.processes):
@@ -96,7 +97,9 @@ def steps(tmp_path_factory):
                 out = folder / f"{name}-{topology.processes}x{topology.devices}"
                 if not Path(f"{out}.json").exists():  # what it writes last
                     command = [str(HERE / "parallel_run.py"), str(out), name]
-                    statuses = finish(start(topology, out, command))
+                    # On the XLA that users have: without its newer emitters the rounding of a
+                    # batch depends on how it is split.
+                    statuses = finish(start(topology, out, command, XLA_FLAGS=""))
                     assert statuses == [0] * topology.processes, Path(f"{out}.0").read_text()
                 found[name, topology] = (
                     json.loads(Path(f"{out}.json").read_text()),
