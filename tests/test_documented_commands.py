@@ -108,7 +108,7 @@ class Small(nnx.Module):
 
 @pytest.fixture(scope="module")
 def googlenet_run(tmp_path_factory):
-    return tiny_run.make(tmp_path_factory)
+    return tiny_run.make(tmp_path_factory, tiny_run.GOOGLENET)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ FILES = {"model.safetensors", "config.json", "model.jaxexport", "README.md"}
 def workdir(tmp_path_factory):
     """A run whose config names paths, as many a run's does."""
     copy = tmp_path_factory.mktemp("export") / "run"
-    shutil.copytree(tiny_run.make(tmp_path_factory), copy)
+    shutil.copytree(tiny_run.make(tmp_path_factory, tiny_run.GOOGLENET), copy)
     config = read_config(copy)
     config.data.path, config.train.init_from = "/home/me/data", "/home/me/other"
     (copy / "config.json").write_text(json.dumps(config.to_dict()))

@@ -165,7 +165,7 @@ def test_runs_that_differ_in_the_seed_are_grouped(groups, workdirs):
     ]
     assert groups[0].representative.workdir == workdirs[2]
     assert runs.differing(groups) == ["optimizer.learning_rate"]
-    assert runs.shared(groups)["model.width_multiplier"] == 0.0625
+    assert runs.shared(groups)["model.width_multiplier"] == 0.25
     assert "optimizer.learning_rate" not in runs.shared(groups)
     assert "optimizer.momentum" not in runs.shared(groups)  # the default
     assert (
@@ -223,8 +223,11 @@ def test_published_figures_are_those_of_the_documents():
 # Predictions
 
 
-def test_predictions_are_those_of_evaluate(source, tmp_path):
-    workdir = shutil.copytree(source, tmp_path / "run")
+@pytest.mark.parametrize(
+    "arguments", [tiny_run.ARGUMENTS, tiny_run.GOOGLENET], ids=["resnet", "googlenet"]
+)
+def test_predictions_are_those_of_evaluate(arguments, tmp_path_factory, tmp_path):
+    workdir = shutil.copytree(tiny_run.make(tmp_path_factory, arguments), tmp_path / "run")
     found = diagnostics.predict(runs.read_run(workdir, "run"), "")
     expected = train.evaluate.evaluate(workdir, "best", "test", "")
     assert found.epoch == expected["epoch"]

@@ -338,7 +338,7 @@ def test_export_load_predict_need_only_core_dependencies(tmp_path, tmp_path_fact
     modules = core_modules()
     assert "flatbuffers" in modules
     assert not {"pytest", "beartype", "hypothesis", "torch"} & set(modules)
-    run = tiny_run.make(tmp_path_factory)
+    run = tiny_run.make(tmp_path_factory, tiny_run.GOOGLENET)
     command = [sys.executable, "-c", CLEAN, run, tmp_path / "out", SAMPLES, ",".join(modules)]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
