@@ -12,10 +12,11 @@ import pytest
 import tiny_run
 
 from configs import digits
+from googlenet_jax import feeds
 from googlenet_jax.checkpoint import Checkpoints
 from googlenet_jax.errors import ConfigError
 from googlenet_jax.loading import load_model
-from train import console, loop, main
+from train import console, main
 from train.loop import train_and_evaluate
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -83,17 +84,12 @@ def test_the_steps_of_a_call_are_what_the_config_says(tmp_path, monkeypatch):
     """8 steps an epoch, in calls of 3; that changes no bit of the result."""
     asked = []
 
-    def watched(*args):
-        train_steps, preprocess = compile_steps(*args)
+    def watched(feed, state, num_steps):
+        asked.append(num_steps)
+        return train(feed, state, num_steps)
 
-        def note(state, data, order, num_steps, key):
-            asked.append(int(num_steps))
-            return train_steps(state, data, order, num_steps, key)
-
-        return note, preprocess
-
-    compile_steps = loop.compile_steps
-    monkeypatch.setattr(loop, "compile_steps", watched)
+    train = feeds.InMemory.train
+    monkeypatch.setattr(feeds.InMemory, "train", watched)
     config = small_config()
     config.train.epochs = 1
     train_and_evaluate(config, tmp_path / "adapted")

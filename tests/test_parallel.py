@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import compiling
 import numpy as np
+import picture_files
 import pytest
 import sharing
 
@@ -149,10 +150,10 @@ class TestAgainstOneDevice:
         assert found["parameters"] <= sum(sizes) <= 1.2 * found["parameters"]
 
 
-def run(topology, workdir, *commands):
+def run(topology, workdir, *commands, arguments=ARGUMENTS):
     """Exit statuses and output of a run that is left alone."""
     output = workdir.with_suffix(f".{topology.processes}x{topology.devices}")
-    arguments = [*ARGUMENTS, "--workdir", str(workdir)]
+    arguments = [*arguments, "--workdir", str(workdir)]
     commands = commands or [["-m", "train.main"]]
     statuses = finish(start(topology, output, *([*each, *arguments] for each in commands)))
     texts = [Path(f"{output}.{number}").read_text() for number in range(topology.processes)]
@@ -196,6 +197,30 @@ def test_a_run_goes_on_with_any_number_of_processes_and_devices(tmp_path):
     assert json.loads((workdir / "summary.json").read_text())["device"]["count"] == 8
     first, second = (load_model(folder, "latest") for folder in (workdir, tmp_path / "whole"))
     assert int(first.state.step) == int(second.state.step) == 24
+
+
+def test_a_stream_goes_on_with_another_number_of_processes(tmp_path):
+    """In mid-epoch: each process decodes its own rows, and whose they are changes nothing."""
+    folder = picture_files.digits_folder(tmp_path / "digits", 70, 41)
+    arguments = [
+        *ARGUMENTS[2:4],
+        *("--config", "cifar10", "--config.data.name=folder", f"--config.data.path={folder}"),
+        *("--config.data.crop_size=8", "--config.data.pad=0", "--config.eval.batch_size=9"),
+        *("--config.train.batch_size=16", "--config.train.epochs=2"),
+        "--config.optimizer.learning_rate=1e-4",
+    ]
+    statuses, (text,) = run(Topology(1, 1), tmp_path / "whole", arguments=arguments)
+    assert statuses == [0], text
+    workdir, last = tmp_path / "moved", killed("SIGTERM", 1)
+    statuses, texts = run(Topology(2, 2), workdir, ["-m", "train.main"], last, arguments=arguments)
+    assert statuses == [143, 143], texts
+    statuses, (text,) = run(Topology(1, 1), workdir, arguments=arguments)
+    assert statuses == [0], text
+    (step,) = map(int, re.findall(r"at step (\d+) of 8", text))
+    assert step % 4
+    for line, expected in zip(history(workdir), history(tmp_path / "whole"), strict=True):
+        for name in ("train_loss", "train_accuracy", "test_loss", "param_norm"):
+            assert line[name] == pytest.approx(expected[name], rel=1e-4), name
 
 
 def test_a_process_that_is_killed_ends_the_others(tmp_path):
