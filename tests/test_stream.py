@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import shutil
 
+import compiling
 import jax
 import numpy as np
 import picture_files
@@ -207,8 +208,9 @@ def test_a_corrupt_picture_is_refused_or_named_once_and_skipped(folder, tmp_path
     assert [("00026" in line, "00004" in line) for line in named] == [(True, False), (False, True)]
 
 
-def test_the_feed_s_step_is_the_one_in_memory(folder):
+def test_the_feed_s_step_is_the_one_in_memory(folder, monkeypatch):
     """On the same batch, to the bit: a stream has no rule of its own."""
+    compiling.with_all_emitters(monkeypatch)
     feed, fresh = make_feed(folder, flip=True)
     config = feed.thing._config
     stream = feed.thing.dataset
@@ -219,16 +221,20 @@ def test_the_feed_s_step_is_the_one_in_memory(folder):
     with feed as opened:
         opened.compile(fresh)
         streamed = opened.train(fresh, 1)
-    expected = step.train_steps(
+    arguments = (
         other,
         jax.device_put(data.Arrays(batch.images, batch.labels)),
         np.arange(5),
         np.int32(1),
         Keys.of(0).step,
+    )
+    program = step.train_steps.lower(
+        *arguments,
         batch_size=5,
         preprocess=preprocess.for_training(config.data, stream.info),
         aux_loss_weight=0.3,
-    )
+    ).compile()
+    expected = program(*arguments)
     leaves = [jax.tree.leaves(each) for each in (streamed.params, expected.params)]
     assert all(map(np.array_equal, *leaves))
     assert float(streamed.report.loss) == float(expected.report.loss)
