@@ -1,12 +1,19 @@
 """How programs are compiled, where it matters to a test."""
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
 
 FLAG = "jax_disable_most_optimizations"
+
+
+def environment() -> dict[str, str]:
+    """That of a program which is this clone's, whatever is installed, and compiles quickly."""
+    return os.environ | {FLAG.upper(): "1", "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ Real processes on the loopback, each with CPU devices of its own.
 
 import fcntl
 import json
-import os
 import re
 import signal
 import socket
@@ -48,10 +47,8 @@ def start(topology, output, *commands, **variables):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
-    environment = os.environ | {
+    environment = compiling.environment() | {
         "JAX_NUM_CPU_DEVICES": str(topology.devices),
-        compiling.FLAG.upper(): "1",
-        "PYTHONPATH": str(HERE.parent),
         "GLIBC_TUNABLES": "",
         **variables,
     }

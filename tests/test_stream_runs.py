@@ -1,7 +1,6 @@
 """Whole runs on folders of pictures: resuming, and what the other programs make of them."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -61,7 +60,7 @@ def test_killed_in_mid_epoch_it_ends_as_if_nothing_had_happened(folder, workdir,
         [sys.executable, *kill, *arguments, "--config.data.workers=1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=os.environ | {compiling.FLAG.upper(): "1"},
+        env=compiling.environment(),
     )
     # The workers hold the pipe's other end: it is closed once they have ended, too.
     output, _ = killed.communicate(timeout=300)
