@@ -162,6 +162,8 @@ class Checkpoints:
         To be asked by all processes for the same steps, each step once: they agree on a step that
         none of them has reached yet. Always False outside `jax.distributed`.
         """
+        if not jax.distributed.is_initialized():
+            return False
         return sum(self._orbax.should_save(step) for step in steps) > 0
 
     def save(

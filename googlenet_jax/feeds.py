@@ -171,7 +171,7 @@ class Streamed(_Common):
         """See `Feed`."""
         assert num_steps == 1
         state = self._program(state, *self._next, self._step_key)
-        # The program is at work by now.
+        # Where programs run apart from this thread, this one is at work now.
         self._next = self._fetch(Split.TRAIN, self._config.train.batch_size)[:2]
         return state
 
