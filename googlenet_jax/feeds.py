@@ -4,6 +4,7 @@ The training loop sees a `Feed` and does not know which one: `InMemory` has the 
 device and takes many steps a call; `Streamed` decodes one batch after the other beside the device.
 """
 
+import contextlib
 import logging
 from collections.abc import Generator
 from typing import Any, Protocol, runtime_checkable
@@ -36,7 +37,11 @@ class Feed(Protocol):
         """That it feeds from."""
 
     def compile(self, state: TrainState) -> None:
-        """Compiles the training program; to be called before `train`."""
+        """Compiles the training program; to be called before `train`.
+
+        Raises:
+          DataError: the first images cannot be read.
+        """
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
         """Takes steps of one epoch, from the one that `state.step` says.
@@ -147,17 +152,18 @@ class Streamed(_Common):
     def __init__(self, dataset: Stream, config: Config, mesh: Mesh | None):
         super().__init__(config, mesh, dataset.info)
         self.dataset = dataset
-        self._batches: dict[Split, Generator[Batch]] = {}
-        self._next: tuple[Array, ...] = ()
-        self._corrupt: set[tuple[Split, int]] = set()
+        self._named: set[tuple[Split, int]] = set()  # pictures that cannot be read
+        self._batches: Generator[Batch] | None = None
+        self._next: tuple[Array, ...] | DataError = ()
 
     def compile(self, state: TrainState) -> None:
         """See `Feed`."""
         batch_size = self._config.train.batch_size
-        self._batches[Split.TRAIN] = self.dataset.training_batches(
-            batch_size, parallel.rows(batch_size, self._mesh), int(state.step)
-        )
-        self._next = self._fetch(Split.TRAIN, batch_size)[:2]
+        rows = parallel.rows(batch_size, self._mesh)
+        self._batches = self.dataset.training_batches(batch_size, rows, int(state.step))
+        self._fetch()
+        if isinstance(self._next, DataError):
+            raise self._next
         lowered = step.train_on_batch.lower(
             state,
             *self._next,
@@ -170,47 +176,60 @@ class Streamed(_Common):
     def train(self, state: TrainState, num_steps: int) -> TrainState:
         """See `Feed`."""
         assert num_steps == 1
+        # Told a step late: a batch that cannot be read must not cost the step before it.
+        if isinstance(self._next, DataError):
+            raise self._next
         state = self._program(state, *self._next, self._step_key)
-        # Where programs run apart from this thread, this one is at work now.
-        self._next = self._fetch(Split.TRAIN, self._config.train.batch_size)[:2]
+        self._fetch()  # where programs run apart from this thread, this one is at work now
         return state
+
+    def _fetch(self) -> None:
+        """Gets the next training batch, or the reason why there is none, ready."""
+        assert self._batches is not None
+        batch = next(self._batches)
+        try:
+            self._check(batch, Split.TRAIN)
+            if not batch.counts.all():
+                raise DataError(f"{self.dataset.provenance['source']}: too much cannot be read")
+        except DataError as error:
+            self._next = error
+        else:
+            arrays = (batch.images, batch.labels)
+            self._next = parallel.from_rows(arrays, self._config.train.batch_size, self._mesh)
 
     def evaluate(self, state: TrainState, split: Split) -> Metrics:
         """See `Feed`."""
         size = parallel.divisible(self._config.eval.batch_size, self._mesh)
-        if split not in self._batches:
-            rows = parallel.rows(size, self._mesh)
-            self._batches[split] = self.dataset.evaluation_batches(split, size, rows)
-        num_examples = len(self.dataset.splits[split])
         metrics = parallel.replicate(Metrics.empty(self.dataset.info.num_classes), self._mesh)
-        for _ in range(-(-num_examples // size)):
-            metrics = step.evaluate_on_batch(
-                state,
-                metrics,
-                *self._fetch(split, size),
-                preprocess=self._for_evaluation,
-                mesh=self._mesh,
-            )
-        corrupt = parallel.total(sum(at is split for at, _ in self._corrupt))
-        seen = int(metrics.count.sum())
-        assert seen + corrupt == num_examples, "an image was lost or doubled"
+        corrupt, rows = 0, parallel.rows(size, self._mesh)
+        with contextlib.closing(self.dataset.evaluation_batches(split, size, rows)) as batches:
+            for batch in batches:
+                self._check(batch, split)
+                corrupt += int((batch.corrupt >= 0).sum())
+                arrays = (batch.images, batch.labels, batch.counts)
+                metrics = step.evaluate_on_batch(
+                    state,
+                    metrics,
+                    *parallel.from_rows(arrays, size, self._mesh),
+                    preprocess=self._for_evaluation,
+                    mesh=self._mesh,
+                )
+        seen = int(metrics.count.sum()) + parallel.total(corrupt)
+        assert seen == len(self.dataset.splits[split]), "an image was lost or doubled"
         return metrics
 
-    def _fetch(self, split: Split, size: int) -> tuple[Array, Array, Array]:
-        """The next batch on the devices: images, labels, and which of them count."""
-        batch = next(self._batches[split])
+    def _check(self, batch: Batch, split: Split) -> None:
+        """Refuses pictures that cannot be read, or names each of them once."""
         for index in sorted({int(index) for index in batch.corrupt if index >= 0}):
-            if (split, index) not in self._corrupt:
-                self._corrupt.add((split, index))
+            if (split, index) not in self._named:
+                self._named.add((split, index))
                 reason = self.dataset.describe_corrupt(split, index)
                 if self._config.data.corrupt == "refuse":
                     raise DataError(f"{reason}; --config.data.corrupt=skip does without it")
                 logging.getLogger(__name__).warning("left out: %s", reason)
-        arrays = (batch.images, batch.labels, batch.counts)
-        return parallel.from_rows(arrays, size, self._mesh)
 
     def close(self) -> None:
         """See `Feed`."""
         self._next = ()  # which may lie in memory that is shared with a worker
-        for batches in self._batches.values():
-            batches.close()  # ends its threads and processes
+        if self._batches is not None:
+            self._batches.close()  # ends its threads and processes

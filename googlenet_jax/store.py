@@ -6,6 +6,7 @@ deleted first: without it, the others count for nothing.
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -129,8 +130,10 @@ def _delete(files: Any, keys: list[str], last: str) -> None:
 @contextlib.contextmanager
 def _told(kind: type[Exception], path: epath.Path, what: str) -> Iterator[None]:
     """Makes one line of what the stores' libraries raise and log, which is almost anything."""
+    # Only in the main thread, as that would mute what others have to say.
+    is_main = threading.current_thread() is threading.main_thread()
     try:
-        with no_logging():
+        with no_logging() if is_main else contextlib.nullcontext():
             yield
     except ImportError as error:
         extra = EXTRAS[str(path)[:5]]

@@ -1,7 +1,9 @@
 """Pictures that are decoded as they are needed: which ones a batch has, and what of them."""
 
 import contextlib
+import dataclasses
 import itertools
+import os
 import shutil
 
 import compiling
@@ -16,6 +18,7 @@ from picture_files import numbers, plain_folder
 from googlenet_jax import data, feeds, optimizer, parallel, pictures, preprocess, state, step
 from googlenet_jax.config import Config, DataConfig
 from googlenet_jax.data import Split
+from googlenet_jax.data import folder as folders
 from googlenet_jax.errors import DataError
 from googlenet_jax.state import Keys
 
@@ -144,14 +147,12 @@ def test_worker_processes_change_nothing(tmp_path, records, kind):
 def test_evaluation_counts_every_example_once(folder, batch_size):
     stream = load(folder)
     count = -(-9 // batch_size)
-    batches = take(
-        stream.evaluation_batches(Split.TEST, batch_size, np.arange(batch_size)), 2 * count
-    )
-    for round_ in (batches[:count], batches[count:]):
-        seen = flat(numbers(batch.images[batch.counts]) for batch in round_)
-        # First of each class, second of each, ...
-        assert seen == [23, 26, 29, 24, 27, 30, 25, 28, 31]
-        assert flat(batch.labels[batch.counts].tolist() for batch in round_) == 3 * [0, 1, 2]
+    batches = take(stream.evaluation_batches(Split.TEST, batch_size, np.arange(batch_size)), 99)
+    assert len(batches) == count
+    # First of each class, second of each, ...
+    seen = flat(numbers(batch.images[batch.counts]) for batch in batches)
+    assert seen == [23, 26, 29, 24, 27, 30, 25, 28, 31]
+    assert flat(batch.labels[batch.counts].tolist() for batch in batches) == 3 * [0, 1, 2]
 
 
 def test_a_picture_that_cannot_be_decoded(folder, tmp_path):
@@ -206,6 +207,64 @@ def test_a_corrupt_picture_is_refused_or_named_once_and_skipped(folder, tmp_path
         assert int(fresh.metrics.count.sum()) == 5
     named = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
     assert [("00026" in line, "00004" in line) for line in named] == [(True, False), (False, True)]
+
+
+def test_a_batch_that_cannot_be_read_costs_no_step(folder, tmp_path, monkeypatch):
+    """It is told when it is needed, not while the step before it is taken."""
+    feed, fresh = make_feed(shutil.copytree(folder, tmp_path / "vanishing"))
+    with feed as opened:
+        opened.compile(fresh)
+        shutil.rmtree(tmp_path / "vanishing")
+        told = ""
+        while not told:
+            try:
+                fresh = opened.train(fresh, 1)
+            except DataError as error:
+                told = str(error)
+        assert "cannot be read: No such file" in told
+        # The batch that was ready, and whole: its step was taken.
+        assert int(fresh.step) >= 1
+        assert np.isfinite(float(fresh.report.loss))
+
+
+def test_a_picture_that_comes_back_is_counted_again(folder, tmp_path):
+    """As it happens where files lie on another machine."""
+    path = shutil.copytree(folder, tmp_path / "copy")
+    away = path / "test" / "dog" / "00026.png"
+    feed, fresh = make_feed(path, corrupt="skip")
+    with feed as opened:
+        content = away.read_bytes()
+        for there, expected in ((True, 9), (False, 8), (True, 9)):
+            away.write_bytes(content if there else b"")
+            assert opened.evaluate(fresh, Split.TEST).compute()["examples"] == expected
+
+
+def test_a_set_of_which_nothing_can_be_read(folder, tmp_path):
+    path = shutil.copytree(folder, tmp_path / "copy")
+    feed, fresh = make_feed(path, corrupt="skip")
+    shutil.rmtree(path)
+    with feed as opened, pytest.raises(DataError, match="too much cannot be read"):
+        opened.compile(fresh)
+
+
+def test_a_record_that_cannot_be_read(records):
+    class Broken:
+        def __getitem__(self, index):
+            raise RuntimeError("Corrupted Riegeli/records file")
+
+    stream = load_records(records)
+    broken = dataclasses.replace(stream.splits[Split.TEST], source=Broken())
+    stream = dataclasses.replace(stream, splits={**stream.splits, Split.TEST: broken})
+    (batch,) = take(stream.evaluation_batches(Split.TEST, 9, np.arange(9)), 2)
+    assert batch.corrupt.tolist() == [*range(9)]
+    assert "validation, record 3: cannot be read: Corrupted" in stream.describe_corrupt(
+        Split.TEST, 3
+    )
+
+
+def test_classes_of_a_prepared_set_that_tfds_does_not_know(records):
+    config = DataConfig(name="tfds:zoo", stream=True, path=str(records))
+    assert data.describe(config).class_names == tuple(SIZES)
 
 
 def test_the_feed_s_step_is_the_one_in_memory(folder, monkeypatch):
@@ -297,6 +356,7 @@ def test_splits_of_a_folder(folder, tmp_path):
     both = shutil.copytree(folder, tmp_path / "both")
     (both / "test").rename(both / "val")
     assert set(load(both).splits) == {"train", "test"}
+    assert set(load(both, test_examples=3).splits) == {"train", "valid", "test"}
     shutil.copytree(folder / "test", both / "test")
     assert set(load(both).splits) == {"train", "valid", "test"}
     with pytest.raises(DataError, match=r"valid_examples=3: .* has a folder of valid images"):
@@ -324,11 +384,19 @@ def test_images_set_apart_of_one_folder(folder):
         load(folder, max_train_examples=24)
 
 
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
 def test_classes_from_a_file(folder, tmp_path):
     file = tmp_path / "classes.txt"
     file.write_text("eel European eel, Anguilla anguilla\n\ndog\ncat the cat\n")
     stream = load(folder, classes=str(file))
     assert stream.info.class_names == ("European eel, Anguilla anguilla", "dog", "the cat")
+    # Imagenet has two cranes.
+    same = folders.read_classes(write(file, "n1 crane\nn2 crane\nold n3\n"), ["n1", "n2", "old n3"])
+    assert same == {"n1": "crane (n1)", "n2": "crane (n2)", "old n3": "old n3"}
     picture = stream.splits[Split.TRAIN][0]
     assert (picture.label, "eel" in picture.name) == (0, True)
     assert stream.provenance["sha256"] != load(folder).provenance["sha256"]
@@ -364,6 +432,39 @@ def test_folders_that_are_no_data_set(folder, tmp_path):
     (tmp_path / "train" / "cat" / "notes.txt").touch()
     with pytest.raises(DataError, match=r"cat: holds no pictures \(\.jpg"):
         load(tmp_path)
+
+
+def test_two_folders_of_validation_images(folder, tmp_path):
+    both = shutil.copytree(folder, tmp_path / "both")
+    for name in ("val", "valid"):
+        shutil.copytree(folder / "test", both / name)
+    with pytest.raises(DataError, match="has two folders of valid images"):
+        load(both)
+
+
+def test_links_are_followed_but_not_in_circles(folder, tmp_path):
+    path = shutil.copytree(folder, tmp_path / "linked")
+    (path / "train" / "cat" / "below").mkdir()
+    (path / "train" / "cat" / "below" / "up").symlink_to(path / "train" / "cat")
+    (path / "train" / "dog" / "more").symlink_to(path / "train" / "eel")
+    assert np.bincount(load(path).splits[Split.TRAIN].labels).tolist() == [9, 14, 8]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read(folder, tmp_path):
+    path = shutil.copytree(folder, tmp_path / "locked")
+    (path / "test" / "dog").chmod(0)
+    with pytest.raises(DataError, match="dog: cannot be read: Permission denied"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["folder", "tfds:zoo"])
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/x", "x" * 300, "\0"])
+def test_paths_that_cannot_be(name, path):
+    config = DataConfig(name=name, stream=True, path=path)
+    for look in (lambda: data.load(config, 0), lambda: data.describe(config)):
+        with pytest.raises(DataError):
+            look()
 
 
 def test_the_sum_of_a_folder_sees_names_sizes_and_classes(folder, tmp_path):

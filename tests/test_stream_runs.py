@@ -112,3 +112,21 @@ def test_other_pictures_are_another_run(folder, workdir, tmp_path):
     run = shutil.copytree(workdir, tmp_path / "run")
     with pytest.raises(DataError, match="sha256"):
         train.main.main([*ARGUMENTS, f"--config.data.path={changed}", f"--workdir={run}"])
+
+
+def test_a_damaged_picture_costs_no_step(folder, workdir, tmp_path, capfd):
+    """The run ends with its name and what it had; once it is mended, the run goes on."""
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    file = next((damaged / "train" / "3").iterdir())
+    content = file.read_bytes()
+    file.write_bytes(bytes(len(content)))
+    run = tmp_path / "run"
+    arguments = [*ARGUMENTS, f"--config.data.path={damaged}", f"--workdir={run}"]
+    with pytest.raises(DataError, match=f"{file.name}: is no picture.*data.corrupt=skip"):
+        train.main.main(arguments)
+    (saved,) = (int(path.name) for path in (run / "checkpoints").iterdir())
+    assert saved % 4
+    file.write_bytes(content)
+    train.main.main(arguments)
+    assert f"at step {saved} of 12" in capfd.readouterr().out
+    assert history(run) == history(workdir)

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
             workdir.mkdir(parents=True, exist_ok=True)
         picture = io.BytesIO()
         sheet.save(picture, format="png")
-        path.write_bytes(picture.getvalue())
+        store.write(path, picture.getvalue())
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
     print(f"written to {path}")

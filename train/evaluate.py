@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     for label, accuracy in result["per_class_accuracy"].items():
         print(f"  {label:12} {accuracy:.4f}")
     try:
-        (arguments.workdir / name).write_text(json.dumps(result, indent=2) + "\n")
+        store.write(arguments.workdir / name, (json.dumps(result, indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(f"{arguments.workdir / name}: cannot be written: {error}") from error
     print(f"written to {arguments.workdir / name}")

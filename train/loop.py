@@ -15,7 +15,7 @@ from googlenet_jax import data, feeds, parallel, state
 from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
 from googlenet_jax.data import Split, encoded
-from googlenet_jax.errors import TrainingError
+from googlenet_jax.errors import DataError, TrainingError
 from googlenet_jax.feeds import Feed
 from googlenet_jax.metrics import Metrics
 from googlenet_jax.report.curves import draw_curves
@@ -189,6 +189,7 @@ def train_epoch(
 
     Raises:
       TrainingError: loss or gradient are not finite; nothing is saved.
+      DataError: an image cannot be read; the state is saved.
       SystemExit: a signal came; the state is saved.
     """
     every, steps_per_call = run.config.checkpoint.every_steps, run.config.train.steps_per_call
@@ -208,7 +209,12 @@ def train_epoch(
                 until = min(until, (steps_done // every + 1) * every)
             num_steps = until - steps_done
             called = time.monotonic()
-            train_state = run.feed.train(train_state, num_steps)
+            try:
+                train_state = run.feed.train(train_state, num_steps)
+            except DataError:
+                if jax.process_count() == 1:  # to save takes all of them
+                    save()
+                raise
             seen = train_state.metrics.compute()  # waits for the device
             seconds = time.monotonic() - called
             check_finite(run, train_state)
@@ -216,7 +222,7 @@ def train_epoch(
             if run.checkpoints.preempted(range(steps_done + 1, until + 1)):
                 run.stop.signal = signal.SIGTERM
             steps_done, epoch_seconds = until, epoch_seconds + seconds
-            if not steps_per_call:
+            if not steps_per_call and run.feed.max_steps_per_call > 1:
                 call_steps = max(1, round(min(CALL_SECONDS / seconds, 2) * num_steps))
                 call_steps = parallel.agreed(call_steps)  # all processes take the same steps
             if every and steps_done % every == 0 and steps_done < end:

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
         if isinstance(arguments.out, Path):
             arguments.out.mkdir(parents=True, exist_ok=True)
         for name, content in report.files.items():
-            (arguments.out / name).write_bytes(content)
+            store.write(arguments.out / name, content)
     except OSError as error:
         raise UserError(f"--out={arguments.out}: cannot be written: {error}") from error
     print(report.verdict)

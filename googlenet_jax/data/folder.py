@@ -1,9 +1,10 @@
 """A folder of pictures, with a folder for each class."""
 
+import collections
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,10 @@ class FolderPictures:
 
     def __getitem__(self, index: int) -> Picture:
         path = self.root / self.names[index]
-        return Picture(path.read_bytes(), int(self.labels[index]), str(path))
+        try:
+            return Picture(path.read_bytes(), int(self.labels[index]), str(path))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
     def select(self, chosen: Bool[np.ndarray, " examples"]) -> "FolderPictures":
         """Those of a true `chosen`."""
@@ -52,54 +56,69 @@ class FolderPictures:
         return FolderPictures(self.root, names, self.labels[indices])
 
 
-def read_classes(path: Path) -> dict[str, str]:
+def read_classes(path: Path, folders: Sequence[str]) -> dict[str, str]:
     """The classes that a file lists: the names of their folders, and what they are called.
 
     A line for each class, in the order of the labels: the folder's name and, if it is called
-    otherwise, a space and that.
+    otherwise, a space and that. Of two that are called the same (ImageNet has two cranes), each
+    gets its folder's name behind that.
+
+    Args:
+      path: of the file.
+      folders: that there are, whose names may have spaces as well.
 
     Raises:
       DataError: it cannot be read, or names a class twice or none.
     """
     try:
-        lines = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(f"data.classes={str(path)!r}: cannot be read: {error}") from error
-    classes = {words[0]: words[-1].strip() for words in lines}
+    pairs = [(line, "") if line in folders else line.partition(" ")[::2] for line in lines]
+    classes = {folder: called.strip() or folder for folder, called in pairs}
     if not classes or len(classes) < len(lines):
         raise DataError(f"data.classes={str(path)!r}: names no class, or one of them twice")
-    return classes
+    times = collections.Counter(classes.values())
+    return {
+        folder: called if times[called] == 1 else f"{called} ({folder})"
+        for folder, called in classes.items()
+    }
 
 
 def find(
-    root: Path, classes: dict[str, str] | None
+    root: Path, classes_file: Path | None, is_tested_apart: bool
 ) -> tuple[tuple[str, ...], dict[Split, FolderPictures]]:
-    """The names of the classes, and the pictures of each split, in the order of `interleaved`.
+    """The names of the classes, and the pictures of each split: first of each class, and so on.
 
     Args:
       root: holds folders of classes, or folders of splits that do.
-      classes: see `read_classes`; None: the training folders, sorted.
+      classes_file: see `read_classes`; None: the training folders, sorted.
+      is_tested_apart: whether test images will be taken of the others, so that a validation folder
+        is not what is tested on.
 
     Raises:
       DataError: it holds no such folders, one of no class, or no pictures to train a class on.
     """
     try:
-        splits = {
-            SPLITS[entry.name]: root / entry.name
-            for entry in sorted(os.scandir(root), key=lambda entry: entry.name)
-            if entry.name in SPLITS and entry.is_dir()
-        } or {Split.TRAIN: root}
-        if Split.TRAIN not in splits:
+        places: dict[Split, Path] = {}
+        for name in _subfolders(root):
+            if name in SPLITS and places.setdefault(SPLITS[name], root / name) != root / name:
+                raise DataError(f"{root}: has two folders of {SPLITS[name]} images")
+        places = places or {Split.TRAIN: root}
+        if Split.TRAIN not in places:
             raise DataError(f"{root}: has folders of splits, but none called train")
-        if Split.TEST not in splits and Split.VALID in splits:
-            splits[Split.TEST] = splits.pop(Split.VALID)
-        if classes is None:
-            classes = {name: name for name in _subfolders(splits[Split.TRAIN])}
+        if Split.VALID in places and Split.TEST not in places and not is_tested_apart:
+            places[Split.TEST] = places.pop(Split.VALID)
+        folders = _subfolders(places[Split.TRAIN])
+        if classes_file:
+            classes = read_classes(classes_file, folders)
+        else:
+            classes = {name: name for name in folders}
         if not classes:
-            raise DataError(f"{splits[Split.TRAIN]}: holds no folders of classes")
+            raise DataError(f"{places[Split.TRAIN]}: holds no folders of classes")
         found = {
             split: _pictures(folder, list(classes), split is Split.TRAIN)
-            for split, folder in splits.items()
+            for split, folder in places.items()
         }
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
@@ -114,22 +133,34 @@ def _pictures(folder: Path, classes: list[str], is_training: bool) -> FolderPict
     strangers = sorted(set(_subfolders(folder)) - set(classes))
     if strangers:
         raise DataError(f"{folder / strangers[0]}: its name is none of the {len(classes)} classes")
-    names: list[list[str]] = []
-    for name in classes:
-        walk = os.walk(folder / name, followlinks=True)
-        paths = [os.path.join(at, file) for at, _, files in walk for file in files]
-        found = [os.path.relpath(p, folder) for p in paths if p.lower().endswith(SUFFIXES)]
-        if not found and is_training:
+    names = [
+        [os.path.relpath(path, folder) for path in _files(folder / name, set())]
+        if (folder / name).is_dir()
+        else []
+        for name in classes
+    ]
+    for name, of_class in zip(classes, names, strict=True):
+        if (is_training and not of_class) or not any(names):
             raise DataError(f"{folder / name}: holds no pictures ({', '.join(SUFFIXES)})")
-        names.append(sorted(found))
-    if not any(names):
-        raise DataError(f"{folder}: holds no pictures ({', '.join(SUFFIXES)})")
     # First of each class, second of each, ...: so the first N are of all classes.
     order = sorted(
         (rank, label) for label, of_class in enumerate(names) for rank in range(len(of_class))
     )
     labels = np.array([label for _, label in order], np.int32)
     return FolderPictures(folder, [names[label][rank] for rank, label in order], labels)
+
+
+def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[str]:
+    """The pictures in and below a folder, in order; links are followed, but not in circles."""
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _files(folder / entry.name, seen)
+        elif entry.name.lower().endswith(SUFFIXES):
+            yield entry.path
 
 
 def digest(splits: dict[Split, FolderPictures]) -> str:

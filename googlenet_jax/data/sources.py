@@ -1,8 +1,9 @@
 """From a config to a data set, whatever form it is stored in."""
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +65,8 @@ def _check_max_train_examples(config: DataConfig, size: int) -> None:
 
 def _load_stream(config: DataConfig, seed: int) -> Stream:
     find = _find_folder if config.name == "folder" else _find_records
-    class_names, splits, provenance = find(config, seed)
+    with _told(config):
+        class_names, splits, provenance = find(config, seed)
     info = _describe_stream(config, class_names)
     return Stream(info, splits, provenance, seed, config.crop_area, config.workers)
 
@@ -80,21 +82,29 @@ def _describe_stream(config: DataConfig, class_names: tuple[str, ...]) -> Datase
     )
 
 
-def _find_folder(
-    config: DataConfig, seed: int
-) -> tuple[tuple[str, ...], Mapping[Split, Pictures], dict[str, Any]]:
+def _folder(
+    config: DataConfig,
+) -> tuple[tuple[str, ...], dict[Split, folder.FolderPictures]]:
+    """The classes and the pictures of a folder, as it is divided."""
     root = Path(config.path).expanduser()
     if not config.path or not root.is_dir():
         raise DataError(f"data.path={config.path!r}: must be a folder with a folder for each class")
-    classes = folder.read_classes(Path(config.classes).expanduser()) if config.classes else None
-    class_names, splits = folder.find(root, classes)
+    classes_file = Path(config.classes).expanduser() if config.classes else None
+    return folder.find(root, classes_file, is_tested_apart=bool(config.test_examples))
+
+
+def _find_folder(
+    config: DataConfig, seed: int
+) -> tuple[tuple[str, ...], Mapping[Split, Pictures], dict[str, Any]]:
+    class_names, splits = _folder(config)
+    root = Path(config.path).expanduser()
     if Split.TEST not in splits and not config.test_examples:
         raise DataError(
             f"{root}: has no folder called test (or val); to set some images apart, pass "
             "--config.data.test_examples=N"
         )
     # The test images are the same for every seed: else no two runs could be compared.
-    for split, field, size, its_seed in (
+    for split, field, size, choice_seed in (
         (Split.TEST, "data.test_examples", config.test_examples, 0),
         (Split.VALID, "data.valid_examples", config.valid_examples, seed),
     ):
@@ -102,7 +112,7 @@ def _find_folder(
             if split in splits:
                 raise DataError(f"{field}={size}: {root} has a folder of {split} images already")
             train = splits[Split.TRAIN]
-            is_apart = choose(train.labels, class_names, size, its_seed, field)
+            is_apart = choose(train.labels, class_names, size, choice_seed, field)
             splits |= {Split.TRAIN: train.select(~is_apart), split: train.select(is_apart)}
     train = splits[Split.TRAIN]
     if config.max_train_examples:
@@ -116,7 +126,7 @@ def _find_records(
     config: DataConfig, seed: int
 ) -> tuple[tuple[str, ...], Mapping[Split, Pictures], dict[str, Any]]:
     name = config.name.removeprefix("tfds:")
-    place = Path(config.path).expanduser() if config.path else tfds_source.data_dir()
+    place = _tfds_folder(config)
     prepared = tfds_source.find(name, place)
     if prepared is None:
         raise DataError(
@@ -140,7 +150,7 @@ def _find_records(
 
 
 def describe(config: DataConfig) -> DatasetInfo:
-    """What a network must know of a data set, without reading its images.
+    """What a network must know of a data set, without opening its images.
 
     Raises:
       DataError: that stands in the images alone, or `data.downscale` does not fit them.
@@ -158,9 +168,23 @@ def describe(config: DataConfig) -> DatasetInfo:
 
 def _class_names(config: DataConfig) -> tuple[str, ...]:
     """The classes of a stream, of which no image need be there."""
-    if config.name == "folder":
-        return _find_folder(config, 0)[0]
-    return tfds_source.class_names(config.name.removeprefix("tfds:"))
+    with _told(config):
+        if config.name == "folder":
+            return _folder(config)[0]
+        return tfds_source.class_names(config.name.removeprefix("tfds:"), _tfds_folder(config))
+
+
+def _tfds_folder(config: DataConfig) -> Path:
+    return Path(config.path).expanduser() if config.path else tfds_source.data_dir()
+
+
+@contextlib.contextmanager
+def _told(config: DataConfig) -> Iterator[None]:
+    """Makes one line of what looking for the data raises."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError: a home directory that is not there
+        raise DataError(f"data.path={config.path!r}: cannot be read: {error}") from error
 
 
 class _Source(NamedTuple):

@@ -25,6 +25,7 @@ from googlenet_jax.data.dataset import MAX_BYTES, Arrays, DatasetInfo, Split
 from googlenet_jax.errors import DataError
 
 MAX_EPOCHS = 2**31  # more than any run has
+MAX_TRIES = 100  # to find a picture that stands in for a corrupt one
 MAX_THREADS = 16
 BATCHES_AHEAD = 2  # that each worker process has ready
 
@@ -54,7 +55,7 @@ class Pictures(Protocol):
         """One of them.
 
         Raises:
-          OSError: it cannot be read.
+          DataError: it cannot be read; with its name.
         """
 
 
@@ -64,8 +65,8 @@ class Batch(NamedTuple):
     Attributes:
       images: decoded and cut.
       labels: their classes.
-      counts: false where a row only fills the batch up.
-      corrupt: the number of the picture that could not be decoded in this row's place; else -1.
+      counts: false where a row has no picture of its own: it only fills the batch up.
+      corrupt: the number of the picture that should be in this row, if it cannot be read; else -1.
     """
 
     images: UInt8[np.ndarray, "rows height width channels"]
@@ -115,7 +116,7 @@ class Stream:
     def evaluation_batches(
         self, split: Split, batch_size: int, rows: Int[np.ndarray, " rows"]
     ) -> Generator[Batch]:
-        """Yields the rows of each batch of a split, in order, and then from the start again.
+        """Yields the rows of each batch of a split, in order.
 
         The last batch of the split is filled up with rows that do not count, and so are the places
         of pictures that cannot be decoded.
@@ -126,7 +127,7 @@ class Stream:
         examples = grain.MapDataset.range(num_batches * batch_size)
         uncut = examples.map(lambda index: (np.int64(index), np.int64(0)))
         load = _Load(self.splits[split], self.info, rows, crop_area=None)
-        return self._read(uncut.batch(batch_size).map(load).repeat())
+        return self._read(uncut.batch(batch_size).map(load))
 
     def arrays(self, split: Split) -> Arrays:
         """The images of a split, as evaluation has them, without those that cannot be decoded.
@@ -139,7 +140,7 @@ class Stream:
             raise DataError(f"{size} {split} images of shape {shape} are more than memory may hold")
         rows = np.arange(min(size, 256))
         with contextlib.closing(self.evaluation_batches(split, len(rows), rows)) as batches:
-            found = [next(batches) for _ in range(-(-size // len(rows)))]
+            found = [*batches]
         images, labels, counts = (
             np.concatenate([getattr(batch, name) for batch in found])
             for name in ("images", "labels", "counts")
@@ -166,8 +167,8 @@ class Stream:
         """The name of a picture that cannot be decoded, and why."""
         try:
             picture = self.splits[split][index]
-        except OSError as error:
-            return f"{error.filename}: cannot be read: {error.strerror}"
+        except DataError as error:
+            return f"{error}"
         try:
             pictures.read(picture.content, self.info.image_shape)
         except DataError as error:
@@ -179,7 +180,7 @@ class Stream:
 
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain has some, and reads them
-        threads = 0 if self.workers else min(MAX_THREADS, os.cpu_count() or 1)
+        threads = 0 if self.workers else min(MAX_THREADS, len(os.sched_getaffinity(0)))
         reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         iterator = iter(
             batches.to_iter_dataset(reading).mp_prefetch(
@@ -231,12 +232,12 @@ class _Load:
 
     def _fill(self, loaded: Batch, row: int, index: int, seed: int) -> None:
         size = len(self.pictures)
-        tries = 1 if self.crop_area is None else size
+        tries = 1 if self.crop_area is None else min(MAX_TRIES, size)
         for candidate in (np.arange(index, index + tries) % size).tolist():
             try:
                 picture = self.pictures[candidate]
                 loaded.images[row] = self._cut(picture, seed)
-            except (OSError, DataError):
+            except DataError:
                 loaded.corrupt[row] = index
                 continue
             loaded.labels[row], loaded.counts[row] = picture.label, True

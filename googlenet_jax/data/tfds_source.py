@@ -135,9 +135,13 @@ class RecordPictures:
         return self.size
 
     def __getitem__(self, index: int) -> Picture:
-        example = self.source[index]
-        named = example.get("file_name", b"").decode(errors="replace")
-        name = f"{self.where}, record {index}" + (f" ({named})" if named else "")
+        name = f"{self.where}, record {index}"
+        try:
+            example = self.source[index]
+        except Exception as error:  # readers of records raise almost anything
+            raise DataError(f"{name}: cannot be read: {error}") from error
+        if named := example.get("file_name", b"").decode(errors="replace"):
+            name += f" ({named})"
         return Picture(example["image"], int(example["label"]), name)
 
 
@@ -187,8 +191,8 @@ def pictures(name: str, folder: Path) -> tuple[tuple[str, ...], dict[Split, Reco
     return class_names, found
 
 
-def class_names(name: str) -> tuple[str, ...]:
-    """The classes of a set that TFDS knows, prepared or not.
+def class_names(name: str, path: Path) -> tuple[str, ...]:
+    """The classes of a set that is prepared in a folder, or that TFDS knows.
 
     Raises:
       DataError: TFDS does not know it, or it has no classes.
@@ -196,7 +200,9 @@ def class_names(name: str) -> tuple[str, ...]:
     import tensorflow_datasets as tfds
 
     try:
-        return tuple(tfds.builder(name).info.features["label"].names)
+        prepared = find(name, path)
+        builder = tfds.builder_from_directory(prepared) if prepared else tfds.builder(name)
+        return tuple(builder.info.features["label"].names)
     except Exception as error:  # TFDS raises almost anything
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise DataError(f"data.name='tfds:{name}': TFDS has no classes of it: {reason}") from error
