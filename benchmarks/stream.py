@@ -89,8 +89,8 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for way, workers in WAYS.items():
                 found[way].append(speed(dataclasses.replace(stream, workers=workers)))
-    core = statistics.median(of_a_core)
     print("| what | images/s, median (range) | times 1 worker |\n|---|---|---|")
+    core = statistics.median(of_a_core)
     print(f"| one core, by its own time | {core:.0f} ({_range(of_a_core)}) | |")
     for way, speeds in found.items():
         ratios = [a / b for a, b in zip(speeds, found["1 worker"], strict=True)]
@@ -98,9 +98,10 @@ def main() -> None:
             f"| {way} | {statistics.median(speeds):.0f} ({_range(speeds)}) | "
             f"{statistics.median(ratios):.2f} |"
         )
+    worker, device = statistics.median(found["1 worker"]), arguments.device_speed
     print(
-        f"\nA device that trains on {arguments.device_speed:,.0f} images/s needs "
-        f"{arguments.device_speed:,.0f} / {core:.0f} = {arguments.device_speed / core:.0f} cores."
+        f"\nA device that trains on {device:,.0f} images/s needs {device:,.0f} / {worker:.0f} = "
+        f"{device / worker:.0f} workers, each with a core."
     )
 
 

@@ -262,12 +262,12 @@ class Shell:
         module = importlib.import_module(name)
         written = {"--out", "--workdir"} if name in MAKES_WORKDIR else {"--out"}
         read = [w for flag, w in itertools.pairwise(["", *arguments]) if flag not in written]
-        if name == "train.main" and "--help" not in arguments:
-            read.append(flags.parse(arguments)[0].train.init_from)
         self.provide(
             [word.rpartition("=")[2].rstrip("/") for word in read],
             googlenet=name in NEEDS_GOOGLENET or arguments[:2] == ["--model", "digits"],
         )
+        if name == "train.main" and "--help" not in arguments:
+            self.provide([flags.parse(arguments)[0].train.init_from])
         arguments = [*arguments, *made_small(name, arguments)]
         self.monkeypatch.setattr(sys, "argv", [name, *arguments])
         if name.startswith("benchmarks.") or name == "parity":

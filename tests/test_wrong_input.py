@@ -104,7 +104,7 @@ def files(folder):
         ([DIGITS, "--config.model.dtype=float16"], ["model.dtype='float16'", "bfloat16"]),
         (
             [DIGITS, "--config.data.name=mnist"],
-            ["data.name='mnist'", "cifar10, cifar100, digits, tfds:NAME"],
+            ["data.name='mnist'", "cifar10, cifar100, digits, folder, tfds:NAME"],
         ),
         ([DIGITS, "--config.train.steps=99999999999"], ["train.steps=99999999999", "less than"]),
         ([DIGITS, "--config.optimizer.learning_rate", "-.5"], ["optimizer.learning_rate=-0.5"]),
