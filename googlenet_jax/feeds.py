@@ -1,7 +1,7 @@
 """How the images of a data set reach the compiled programs of a run.
 
 The training loop sees a `Feed` and does not know which one: `InMemory` has the whole set on every
-device and takes many steps a call; `Streamed` decodes one batch after the other beside the device.
+device, and one program takes many steps; `Streamed` decodes one batch after the other beside it.
 """
 
 import contextlib
@@ -24,13 +24,7 @@ from googlenet_jax.state import Keys, TrainState
 
 @runtime_checkable
 class Feed(Protocol):
-    """A data set, and the compiled programs that train and evaluate on it.
-
-    Attributes:
-      max_steps_per_call: that `train` takes.
-    """
-
-    max_steps_per_call: int
+    """A data set, and the compiled programs that train and evaluate on it."""
 
     @property
     def dataset(self) -> Dataset | Stream:
@@ -44,14 +38,16 @@ class Feed(Protocol):
         """
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
-        """Takes steps of one epoch, from the one that `state.step` says.
+        """Takes steps of one epoch, from the one that `state.step` says, or fewer.
+
+        It ends behind a step that is unsound, and before one whose images cannot be read.
 
         Args:
-          state: donated.
+          state: donated, unless an error is raised.
           num_steps: not beyond the epoch's end.
 
         Raises:
-          DataError: an image cannot be decoded.
+          DataError: the images of the first of these steps cannot be read.
         """
 
     def evaluate(self, state: TrainState, split: Split) -> Metrics:
@@ -96,8 +92,6 @@ class _Common:
 
 class InMemory(_Common):
     """Trains and evaluates on a data set that lies whole on every device."""
-
-    max_steps_per_call = 2**31 - 1
 
     def __init__(self, dataset: Dataset, config: Config, mesh: Mesh | None):
         super().__init__(config, mesh, dataset.info)
@@ -147,8 +141,6 @@ class Streamed(_Common):
     are, and how they are cut, follows from the step's number: no iterator needs to be saved.
     """
 
-    max_steps_per_call = 1
-
     def __init__(self, dataset: Stream, config: Config, mesh: Mesh | None):
         super().__init__(config, mesh, dataset.info)
         self.dataset = dataset
@@ -175,12 +167,13 @@ class Streamed(_Common):
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
         """See `Feed`."""
-        assert num_steps == 1
-        # Told a step late: a batch that cannot be read must not cost the step before it.
         if isinstance(self._next, DataError):
             raise self._next
-        state = self._program(state, *self._next, self._step_key)
-        self._fetch()  # where programs run apart from this thread, this one is at work now
+        for _ in range(num_steps):
+            state = self._program(state, *self._next, self._step_key)
+            self._fetch()  # where programs run apart from this thread, this one is at work now
+            if isinstance(self._next, DataError):
+                break  # told when its step is due: what has been trained is not to be lost
         return state
 
     def _fetch(self) -> None:

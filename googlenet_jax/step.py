@@ -66,6 +66,11 @@ def train_step(
     )
 
 
+def _is_sound(state: TrainState) -> Array:
+    """Whether the last step was: a run ends behind one that was not, whose number is then known."""
+    return jnp.isfinite(state.report.loss) & jnp.isfinite(state.report.grad_norm)
+
+
 def _train_on(
     state: TrainState,
     stored: Pixels,
@@ -125,8 +130,7 @@ def train_steps(
     end = state.step + num_steps
 
     def goes_on(state: TrainState) -> Array:
-        is_sound = jnp.isfinite(state.report.loss) & jnp.isfinite(state.report.grad_norm)
-        return (state.step < end) & is_sound
+        return (state.step < end) & _is_sound(state)
 
     def body(state: TrainState) -> TrainState:
         index = state.step % steps_per_epoch
@@ -157,7 +161,7 @@ def train_on_batch(
     label_smoothing: float = 0.0,
     mesh: Mesh | None = None,
 ) -> TrainState:
-    """Takes one step on a batch that came from elsewhere.
+    """Takes one step on a batch that came from elsewhere; none behind an unsound one.
 
     Args:
       state: donated.
@@ -170,10 +174,14 @@ def train_on_batch(
       label_smoothing: likewise.
       mesh: of the devices; None is one device.
     """
-    index = state.step % steps_per_epoch
-    return _train_on(
-        state, images, labels, index, key, preprocess, aux_loss_weight, label_smoothing, mesh
-    )
+
+    def take(state: TrainState) -> TrainState:
+        index = state.step % steps_per_epoch
+        return _train_on(
+            state, images, labels, index, key, preprocess, aux_loss_weight, label_smoothing, mesh
+        )
+
+    return lax.cond(_is_sound(state), take, lambda state: state, state)
 
 
 def eval_step(

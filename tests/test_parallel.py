@@ -204,7 +204,7 @@ def test_a_stream_goes_on_with_another_number_of_processes(tmp_path):
         *("--config", "cifar10", "--config.data.name=folder", f"--config.data.path={folder}"),
         *("--config.data.crop_size=8", "--config.data.pad=0", "--config.eval.batch_size=9"),
         *("--config.train.batch_size=16", "--config.train.epochs=2"),
-        "--config.optimizer.learning_rate=1e-4",
+        *("--config.optimizer.learning_rate=1e-4", "--config.train.steps_per_call=1"),
     ]
     statuses, (text,) = run(Topology(1, 1), tmp_path / "whole", arguments=arguments)
     assert statuses == [0], text

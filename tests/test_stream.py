@@ -8,6 +8,7 @@ import shutil
 
 import compiling
 import jax
+import jax.numpy as jnp
 import numpy as np
 import picture_files
 import pytest
@@ -496,3 +497,12 @@ def test_records_of_any_size_are_not_held_in_memory(records):
     config = DataConfig(name="tfds:zoo", path=str(records), unofficial=True)
     with pytest.raises(DataError, match=r"data\.stream=True takes any"):
         data.load(config, 0)
+
+
+def test_an_unsound_step_is_the_last_one(folder):
+    """As in memory: its number is known, however many steps a call was to take."""
+    feed, fresh = make_feed(folder)
+    broken = fresh.replace(report=fresh.report._replace(loss=jnp.float32(np.nan)))
+    with feed as opened:
+        opened.compile(broken)
+        assert int(opened.train(broken, 3).step) == 0

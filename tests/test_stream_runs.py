@@ -29,6 +29,7 @@ ARGUMENTS = [
     *("--config.data.name=folder", "--config.data.crop_size=8", "--config.data.pad=0"),
     *("--config.train.batch_size=16", "--config.train.epochs=3"),
     *("--config.checkpoint.every_steps=6", "--config.eval.batch_size=9"),
+    "--config.train.steps_per_call=1",
 ]
 
 
@@ -54,7 +55,7 @@ def test_killed_in_mid_epoch_it_ends_as_if_nothing_had_happened(folder, workdir,
     """To the bit; decoded in worker processes first, which end with it, and in threads then."""
     arguments = [*ARGUMENTS, f"--config.data.path={folder}", "--workdir", str(tmp_path)]
     driver = str(Path(__file__).with_name("kill_at.py"))
-    # At step 7: each step is a call.
+    # At step 7.
     kill = [driver, "SIGKILL", "train.loop:check_finite", "after", "7"]
     killed = subprocess.Popen(
         [sys.executable, *kill, *arguments, "--config.data.workers=1"],
@@ -114,14 +115,16 @@ def test_other_pictures_are_another_run(folder, workdir, tmp_path):
         train.main.main([*ARGUMENTS, f"--config.data.path={changed}", f"--workdir={run}"])
 
 
-def test_a_damaged_picture_costs_no_step(folder, workdir, tmp_path, capfd):
+@pytest.mark.parametrize("steps_per_call", [1, 3])
+def test_a_damaged_picture_costs_no_step(folder, workdir, tmp_path, capfd, steps_per_call):
     """The run ends with its name and what it had; once it is mended, the run goes on."""
     damaged = shutil.copytree(folder, tmp_path / "damaged")
     file = next((damaged / "train" / "3").iterdir())
     content = file.read_bytes()
     file.write_bytes(bytes(len(content)))
     run = tmp_path / "run"
-    arguments = [*ARGUMENTS, f"--config.data.path={damaged}", f"--workdir={run}"]
+    arguments = [*ARGUMENTS[:-1], f"--config.data.path={damaged}", f"--workdir={run}"]
+    arguments.append(f"--config.train.steps_per_call={steps_per_call}")
     with pytest.raises(DataError, match=f"{file.name}: is no picture.*data.corrupt=skip"):
         train.main.main(arguments)
     (saved,) = (int(path.name) for path in (run / "checkpoints").iterdir())

@@ -204,13 +204,12 @@ def train_epoch(
     with Progress(f"epoch {epoch + 1}/{run.plan.epochs}", steps_done - start, end - start) as bar:
         while steps_done < end:
             run.stop.check(save, steps_done)
-            until = min(end, steps_done + min(call_steps, run.feed.max_steps_per_call))
+            until = min(end, steps_done + call_steps)
             if every:
                 until = min(until, (steps_done // every + 1) * every)
-            num_steps = until - steps_done
             called = time.monotonic()
             try:
-                train_state = run.feed.train(train_state, num_steps)
+                train_state = run.feed.train(train_state, until - steps_done)
             except DataError:
                 if jax.process_count() == 1:  # to save takes all of them
                     save()
@@ -219,10 +218,12 @@ def train_epoch(
             seconds = time.monotonic() - called
             check_finite(run, train_state)
 
+            until = int(train_state.step)
+            num_steps = until - steps_done
             if run.checkpoints.preempted(range(steps_done + 1, until + 1)):
                 run.stop.signal = signal.SIGTERM
             steps_done, epoch_seconds = until, epoch_seconds + seconds
-            if not steps_per_call and run.feed.max_steps_per_call > 1:
+            if not steps_per_call:
                 call_steps = max(1, round(min(CALL_SECONDS / seconds, 2) * num_steps))
                 call_steps = parallel.agreed(call_steps)  # all processes take the same steps
             if every and steps_done % every == 0 and steps_done < end:
