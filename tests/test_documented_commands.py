@@ -164,10 +164,11 @@ def torchvision_weights(path, run):
     torch.save(GoogLeNet(1000, 1 / 16, **parity.TORCHVISION).state_dict(), path)
 
 
-def run_on_pictures(path, run):
+def run_on_pictures(path, run, config="folder"):
     folder = picture_files.plain_folder(path.parent / "others", {"ant": 4, "bee": 4})
     arguments = [f"--config.data.path={folder}", "--config.train.init_from=", f"--workdir={path}"]
-    train.main.main(["--config=folder", *SHORT[:3], *arguments])
+    arguments.append("--config.data.name=folder")
+    train.main.main([f"--config={config}", *SHORT[:3], *arguments])
 
 
 def folder_of_pictures(path, run):
@@ -205,7 +206,10 @@ FILES = {
     "cifar-10-binary.tar.gz": archive,
     "googlenet-1378be20.pth": torchvision_weights,
     "runs/torchvision": run_on_pictures,
+    "runs/animals": functools.partial(run_on_pictures, config="cifar10"),
     "photos": folder_of_pictures,
+    "animals": folder_of_pictures,
+    "vehicles": folder_of_pictures,
     "tensorflow_datasets": prepared_imagenet,
 }
 
