@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -160,7 +161,9 @@ def train_epochs(
             started, steps_done = time.monotonic(), int(train_state.step)
             metrics = {Split.TRAIN: train_state.metrics}
             if (epoch + 1) % every == 0 or epoch + 1 == run.plan.epochs:
-                metrics |= evaluate_splits(run, train_state)
+                unfinished = dataclasses.replace(record, epoch_seconds=train_seconds)
+                with saved_if_data_fail(run, train_state, unfinished):
+                    metrics |= evaluate_splits(run, train_state)
             images = (steps_done - epoch * run.plan.steps_per_epoch) * run.config.train.batch_size
             entry: dict[str, Any] = {
                 "epoch": epoch + 1,
@@ -197,9 +200,11 @@ def train_epoch(
     steps_done, call_steps = int(train_state.step), steps_per_call or 1
     epoch_seconds = record.epoch_seconds
 
+    def unfinished() -> Record:
+        return dataclasses.replace(record, epoch_seconds=epoch_seconds)
+
     def save() -> None:
-        unfinished = dataclasses.replace(record, epoch_seconds=epoch_seconds)
-        run.checkpoints.save(train_state, unfinished)
+        run.checkpoints.save(train_state, unfinished())
 
     with Progress(f"epoch {epoch + 1}/{run.plan.epochs}", steps_done - start, end - start) as bar:
         while steps_done < end:
@@ -208,12 +213,8 @@ def train_epoch(
             if every:
                 until = min(until, (steps_done // every + 1) * every)
             called = time.monotonic()
-            try:
+            with saved_if_data_fail(run, train_state, unfinished()):
                 train_state = run.feed.train(train_state, until - steps_done)
-            except DataError:
-                if jax.process_count() == 1:  # to save takes all of them
-                    save()
-                raise
             seen = train_state.metrics.compute()  # waits for the device
             seconds = time.monotonic() - called
             check_finite(run, train_state)
@@ -236,6 +237,17 @@ def train_epoch(
             bar.update(steps_done - start, shown)
         run.stop.check(save, steps_done)
     return train_state, epoch_seconds
+
+
+@contextlib.contextmanager
+def saved_if_data_fail(run: Run, train_state: TrainState, record: Record) -> Iterator[None]:
+    """Saves what has been trained before an image that cannot be read ends the run."""
+    try:
+        yield
+    except DataError:
+        if jax.process_count() == 1:  # the other processes would have to save with this one
+            run.checkpoints.save(train_state, record)
+        raise
 
 
 def evaluate_splits(run: Run, train_state: TrainState) -> dict[Split, Metrics]:
