@@ -78,9 +78,8 @@ class _Common:
     """What both feeds are made of."""
 
     def __init__(self, config: Config, mesh: Mesh | None, info: data.DatasetInfo):
-        keys = Keys.of(config.seed)
-        self._order_key, self._step_key = parallel.replicate((keys.order, keys.step), mesh)
         self._config, self._mesh = config, mesh
+        self._step_key = parallel.replicate(Keys.of(config.seed).step, mesh)
         self._for_evaluation = preprocess.for_evaluation(info)
         self._training: dict[str, Any] = {
             "preprocess": preprocess.for_training(config.data, info),
@@ -96,26 +95,29 @@ class InMemory(_Common):
     def __init__(self, dataset: Dataset, config: Config, mesh: Mesh | None):
         super().__init__(config, mesh, dataset.info)
         self.dataset = dataset.on_devices(mesh)
-        self._train = self.dataset.splits[Split.TRAIN]
-        self._start_epoch(0)
+        self._order_key = parallel.replicate(Keys.of(config.seed).order, mesh)
+        self._epoch = -1  # no order has been drawn: who only evaluates needs none
 
-    def _start_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-        self._order = data.epoch_order(self._order_key, epoch, len(self._train))
+    def _arguments(self, state: TrainState, num_steps: int) -> tuple[Any, ...]:
+        """Of the training program; the order of an epoch is drawn once."""
+        train = self.dataset.splits[Split.TRAIN]
+        epoch = int(state.step) // (len(train) // self._config.train.batch_size)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, data.epoch_order(self._order_key, epoch, len(train))
+        return state, train, self._order, np.int32(num_steps), self._step_key
 
     def compile(self, state: TrainState) -> None:
         """See `Feed`."""
-        batch_size = self._config.train.batch_size
-        arguments = (state, self._train, self._order, np.int32(1), self._step_key)
-        lowered = step.train_steps.lower(*arguments, batch_size=batch_size, **self._training)
+        lowered = step.train_steps.lower(
+            *self._arguments(state, 1),
+            batch_size=self._config.train.batch_size,
+            **self._training,
+        )
         self._program = lowered.compile()
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
         """See `Feed`."""
-        epoch = int(state.step) // (len(self._train) // self._config.train.batch_size)
-        if epoch != self._epoch:
-            self._start_epoch(epoch)
-        return self._program(state, self._train, self._order, np.int32(num_steps), self._step_key)
+        return self._program(*self._arguments(state, num_steps))
 
     def evaluate(self, state: TrainState, split: Split) -> Metrics:
         """See `Feed`."""

@@ -41,7 +41,7 @@ def check(folder: WorkdirPath) -> None:
 
 
 def write(path: WorkdirPath, content: bytes) -> None:
-    """Writes a file, or an object, which at any moment is the old one or the whole new one.
+    """Writes an object, which at any moment is the old one or the whole new one, or a file.
 
     Raises:
       TrainingError: the store does not take it.

@@ -62,8 +62,9 @@ def evaluate(
     split = data.Split(split_name)
     if split not in dataset.splits:
         raise UserError(f"--split={split}: the run has none (data.valid_examples=0)")
-    # Normalised and cut as the weights are used to.
-    dataset = dataclasses.replace(dataset, info=model.info)
+    # Normalised and cut as the weights are used to; the other splits need not go to the device.
+    only: Any = {split: dataset.splits[split]}  # of either kind of data set
+    dataset = dataclasses.replace(dataset, info=model.info, splits=only)
     with contextlib.closing(feeds.create(dataset, config)) as feed:
         metrics = feed.evaluate(model.state, split).compute()
     per_class = dict(zip(model.info.class_names, metrics.pop("per_class_accuracy"), strict=True))

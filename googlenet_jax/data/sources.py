@@ -129,10 +129,7 @@ def _find_records(
     place = _tfds_folder(config)
     prepared = tfds_source.find(name, place)
     if prepared is None:
-        raise DataError(
-            f"data.name={config.name!r}: not prepared in {place}; prepare it as array_record, or "
-            "pass --config.data.path=FOLDER"
-        )
+        raise _not_prepared(name, place)
     class_names, splits = tfds_source.pictures(name, prepared)
     if config.valid_examples:
         raise DataError(
@@ -208,10 +205,8 @@ class _Source(NamedTuple):
 def _load_stored(config: DataConfig) -> Dataset:
     name = config.name.removeprefix("tfds:")
     form = cifar.FORMATS.get(name)
-    try:
+    with _told(config):
         source = _find(name, form, config.path)
-    except OSError as error:
-        raise DataError(f"data.path={config.path!r}: cannot be read: {error}") from error
     sums = [*form.archives.values()] if form else []
     provenance = check_sum(str(source.path), source.sha256, sums, config.unofficial)
     if source.is_encoded and config.cache:
@@ -223,6 +218,13 @@ def _load_stored(config: DataConfig) -> Dataset:
     if form:
         cifar.check(form, splits, source.path)
     return Dataset(info, splits, provenance)
+
+
+def _not_prepared(name: str, folder: Path) -> DataError:
+    return DataError(
+        f"data.name='tfds:{name}': not prepared in {folder}; prepare it as array_record, or pass "
+        "--config.data.path=FOLDER"
+    )
 
 
 def _find(name: str, form: cifar.Format | None, path: str) -> _Source:
@@ -241,10 +243,7 @@ def _find(name: str, form: cifar.Format | None, path: str) -> _Source:
         if source := _at(name, form, place):
             return source
     if not form:
-        raise DataError(
-            f"data.name='tfds:{name}': not prepared in {usual}; prepare it as array_record, or "
-            "pass --config.data.path=FOLDER"
-        )
+        raise _not_prepared(name, usual)
     tfds_source.check_network()
     prepared = _at(name, form, tfds_source.prepare(form, usual))
     assert prepared is not None

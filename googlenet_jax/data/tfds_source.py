@@ -5,6 +5,7 @@ builder here keeps TFDS's name, version, features, download manager and checksum
 encoded images; what it writes is read by `tfds.data_source` as if TensorFlow had written it.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -90,7 +91,7 @@ def read(name: str, folder: Path, form: cifar.Format | None) -> dict[Split, Arra
     import tensorflow_datasets as tfds
 
     splits = {}
-    try:
+    with _told(folder, "format array_record, splits train and test"):
         builder = tfds.builder_from_directory(folder)
         shape = builder.info.features["image"].shape
         if builder.info.name != name or (form and shape != form.info.image_shape):
@@ -98,23 +99,34 @@ def read(name: str, folder: Path, form: cifar.Format | None) -> dict[Split, Arra
         for split in (Split.TRAIN, Split.TEST):
             count = builder.info.splits[split.value].num_examples
             _check_shape(shape, count, folder)
-            source = builder.as_data_source(
-                split.value, decoders={"image": tfds.decode.SkipDecoding()}
-            )
-            examples = source.__getitems__(range(count))
+            examples = _records(builder, split.value).__getitems__(range(count))
             if form:  # TFDS shuffles what it writes; "train_00042"
                 examples.sort(key=lambda example: int(example["id"].split(b"_")[1]))
             pixels = encoded.decode([e["image"] for e in examples], shape, f"{folder}: {split}")
             labels = np.array([e["label"] for e in examples], np.int32)
             splits[split] = Arrays(pixels, labels)
+    return splits
+
+
+def _records(builder: Any, split_name: str) -> Any:
+    """The records of a split by number, their images as they are stored."""
+    import tensorflow_datasets as tfds
+
+    return builder.as_data_source(split_name, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+@contextlib.contextmanager
+def _told(folder: Path, needs: str) -> Iterator[None]:
+    """Makes one line of what reading a prepared set raises."""
+    try:
+        yield
     except DataError:
         raise
     except Exception as error:  # TFDS and its readers raise almost anything
         raise DataError(
             f"{folder}: not an image classification set that can be read without TensorFlow "
-            f"(format array_record, splits train and test): {type(error).__name__}: {error}"
+            f"({needs}): {type(error).__name__}: {error}"
         ) from error
-    return splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +172,7 @@ def pictures(name: str, folder: Path) -> tuple[tuple[str, ...], dict[Split, Reco
     import tensorflow_datasets as tfds
 
     found = {}
-    try:
+    with _told(folder, "format array_record"):
         builder = tfds.builder_from_directory(folder)
         if builder.info.name != name:
             raise DataError(f"{folder}: holds {builder.info.name}, not {name}")
@@ -171,19 +183,10 @@ def pictures(name: str, folder: Path) -> tuple[tuple[str, ...], dict[Split, Reco
             (Split.TEST, "test"),
         ):
             if split_name in builder.info.splits:
-                source = builder.as_data_source(
-                    split_name, decoders={"image": tfds.decode.SkipDecoding()}
-                )
+                source = _records(builder, split_name)
                 records = RecordPictures(source, f"{folder}: {split_name}", len(source))
                 if records[0].label >= 0:
                     found[split] = records
-    except DataError:
-        raise
-    except Exception as error:  # TFDS and its readers raise almost anything
-        raise DataError(
-            f"{folder}: not an image classification set that can be read without TensorFlow "
-            f"(format array_record): {type(error).__name__}: {error}"
-        ) from error
     if Split.TEST not in found and Split.VALID in found:
         found[Split.TEST] = found.pop(Split.VALID)
     if Split.TRAIN not in found or Split.TEST not in found:
