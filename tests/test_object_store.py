@@ -22,9 +22,9 @@ import test_parallel
 import test_report
 from etils import epath
 
+import train.epoch
 import train.evaluate
 import train.export
-import train.loop
 import train.main
 from googlenet_jax import store
 from googlenet_jax.errors import CheckpointError, TrainingError
@@ -73,7 +73,7 @@ def objects(folder):
 
 def interrupt(monkeypatch, calls):
     """SIGTERM behind so many calls of the compiled steps."""
-    check = train.loop.check_finite
+    check = train.epoch.check_finite
 
     def counting(*arguments):
         nonlocal calls
@@ -82,7 +82,7 @@ def interrupt(monkeypatch, calls):
         if not calls:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train.loop, "check_finite", counting)
+    monkeypatch.setattr(train.epoch, "check_finite", counting)
 
 
 @pytest.fixture(scope="module")

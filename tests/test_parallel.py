@@ -159,7 +159,7 @@ def run(topology, workdir, *commands, arguments=ARGUMENTS):
 
 def killed(name, steps):
     """The command of a process that gets a signal behind so many steps."""
-    return [str(HERE / "kill_at.py"), name, "train.loop:check_finite", "after", str(steps)]
+    return [str(HERE / "kill_at.py"), name, "train.epoch:check_finite", "after", str(steps)]
 
 
 def history(workdir):

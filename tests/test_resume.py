@@ -71,7 +71,7 @@ def undisturbed(tmp_path_factory):
 
 
 KILLS = [
-    ("a step before any checkpoint", "train.loop:check_finite", "after", 2),
+    ("a step before any checkpoint", "train.epoch:check_finite", "after", 2),
     ("a save has begun", "googlenet_jax.checkpoint:Checkpoints.save", "after", 1),
     ("committed, not yet sealed", "googlenet_jax.checkpoint:write_atomically", "before", 2),
     ("the clean-up has begun", "shutil:rmtree", "before", 1),
@@ -93,12 +93,12 @@ def test_sigkill_at_every_kind_of_moment_changes_nothing(undisturbed, tmp_path):
 
 
 def test_sigterm_and_ctrl_c_save_and_the_run_goes_on(undisturbed, tmp_path):
-    after_step = ("train.loop:check_finite", "after")
+    after_step = ("train.epoch:check_finite", "after")
     status, output = run_and_signal(tmp_path, "SIGTERM", *after_step, 2)
     assert status == 128 + signal.SIGTERM, output
     assert "saving step" in output
     # At an epoch's end the evaluation is left for later.
-    status, output = run_and_signal(tmp_path, "SIGINT", "train.loop:Progress.update", "after", 1)
+    status, output = run_and_signal(tmp_path, "SIGINT", "train.epoch:Progress.update", "after", 1)
     assert status == 128 + signal.SIGINT, output
     status, output = run(tmp_path, "-m", "train.main")
     assert status == 0, output
@@ -106,7 +106,7 @@ def test_sigterm_and_ctrl_c_save_and_the_run_goes_on(undisturbed, tmp_path):
 
 
 def test_a_second_signal_ends_the_run_at_once(tmp_path):
-    status, _ = run_and_signal(tmp_path, "SIGTERM,SIGTERM", "train.loop:check_finite", "after", 1)
+    status, _ = run_and_signal(tmp_path, "SIGTERM,SIGTERM", "train.epoch:check_finite", "after", 1)
     assert status == -signal.SIGTERM
     assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
 

@@ -56,7 +56,7 @@ def test_killed_in_mid_epoch_it_ends_as_if_nothing_had_happened(folder, workdir,
     arguments = [*ARGUMENTS, f"--config.data.path={folder}", "--workdir", str(tmp_path)]
     driver = str(Path(__file__).with_name("kill_at.py"))
     # At step 7.
-    kill = [driver, "SIGKILL", "train.loop:check_finite", "after", "7"]
+    kill = [driver, "SIGKILL", "train.epoch:check_finite", "after", "7"]
     killed = subprocess.Popen(
         [sys.executable, *kill, *arguments, "--config.data.workers=1"],
         stdout=subprocess.PIPE,

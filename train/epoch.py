@@ -1,0 +1,127 @@
+"""The steps of one epoch: called in groups, watched, saved when the run must end."""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Iterator
+
+import jax
+import optax
+
+from googlenet_jax import parallel
+from googlenet_jax.checkpoint import Checkpoints, Record
+from googlenet_jax.config import Config
+from googlenet_jax.errors import DataError, TrainingError
+from googlenet_jax.feeds import Feed
+from googlenet_jax.state import TrainState
+from train.console import Progress, StopRequest
+from train.resume import Plan
+
+# A call of the compiled steps lasts about this long: long enough to hide the way to the device
+# and back, short enough to serve signals and the bar. Its length changes no bit of the result.
+CALL_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same from the first step to the last.
+
+    Attributes:
+      config: of the run.
+      plan: its steps and epochs.
+      feed: of the images, into the compiled steps.
+      schedule: the learning rate by step.
+      checkpoints: in the workdir.
+      stop: the signal that asks for an end, if one came.
+    """
+
+    config: Config
+    plan: Plan
+    feed: Feed
+    schedule: optax.Schedule
+    checkpoints: Checkpoints
+    stop: StopRequest
+
+
+def train_epoch(
+    run: Run, train_state: TrainState, record: Record, epoch: int
+) -> tuple[TrainState, float]:
+    """Takes the steps that are left of an epoch (from 0); returns what all of them took, in s.
+
+    Raises:
+      TrainingError: loss or gradient are not finite; nothing is saved.
+      DataError: an image cannot be read; the state is saved.
+      SystemExit: a signal came; the state is saved.
+    """
+    every, steps_per_call = run.config.checkpoint.every_steps, run.config.train.steps_per_call
+    start, end = epoch * run.plan.steps_per_epoch, run.plan.epoch_end(epoch)
+    steps_done, call_steps = int(train_state.step), steps_per_call or 1
+    epoch_seconds = record.epoch_seconds
+
+    def unfinished() -> Record:
+        return dataclasses.replace(record, epoch_seconds=epoch_seconds)
+
+    def save() -> None:
+        run.checkpoints.save(train_state, unfinished())
+
+    with Progress(f"epoch {epoch + 1}/{run.plan.epochs}", steps_done - start, end - start) as bar:
+        while steps_done < end:
+            run.stop.check(save, steps_done)
+            until = min(end, steps_done + call_steps)
+            if every:
+                until = min(until, (steps_done // every + 1) * every)
+            called = time.monotonic()
+            with saved_if_data_fail(run, train_state, unfinished()):
+                train_state = run.feed.train(train_state, until - steps_done)
+            seen = train_state.metrics.compute()  # waits for the device
+            seconds = time.monotonic() - called
+            check_finite(run, train_state)
+
+            until = int(train_state.step)
+            num_steps = until - steps_done
+            if run.checkpoints.preempted(range(steps_done + 1, until + 1)):
+                run.stop.signal = signal.SIGTERM
+            steps_done, epoch_seconds = until, epoch_seconds + seconds
+            if not steps_per_call:
+                call_steps = max(1, round(min(CALL_SECONDS / seconds, 2) * num_steps))
+                call_steps = parallel.agreed(call_steps)  # all processes take the same steps
+            if every and steps_done % every == 0 and steps_done < end:
+                save()
+            shown = {
+                "loss": f"{seen['loss']:.4f}",
+                "learning_rate": f"{float(run.schedule(steps_done - 1)):.4g}",
+                "images/s": f"{num_steps * run.config.train.batch_size / seconds:.0f}",
+            }
+            bar.update(steps_done - start, shown)
+        run.stop.check(save, steps_done)
+    return train_state, epoch_seconds
+
+
+@contextlib.contextmanager
+def saved_if_data_fail(run: Run, train_state: TrainState, record: Record) -> Iterator[None]:
+    """Saves what has been trained before an image that cannot be read ends the run."""
+    try:
+        yield
+    except DataError:
+        if jax.process_count() == 1:  # the other processes would have to save with this one
+            run.checkpoints.save(train_state, record)
+        raise
+
+
+def check_finite(run: Run, train_state: TrainState) -> None:
+    """Ends a run that has diverged.
+
+    Raises:
+      TrainingError: names the step, its loss, learning rate and gradient norm.
+    """
+    step_number = int(train_state.step)
+    loss, grad_norm = float(train_state.report.loss), float(train_state.report.grad_norm)
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        last = f"the last good checkpoint is step {max(run.checkpoints.steps, default=None)}"
+        raise TrainingError(
+            f"not finite at step {step_number}: loss {loss}, gradient norm {grad_norm}, learning "
+            f"rate {float(run.schedule(step_number - 1)):.4g}; "
+            f"{last if run.checkpoints.steps else 'there is no checkpoint yet'}"
+        )
