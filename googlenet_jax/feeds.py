@@ -17,7 +17,7 @@ from googlenet_jax import data, parallel, preprocess, step
 from googlenet_jax.config import Config
 from googlenet_jax.data import Dataset, Split, Stream
 from googlenet_jax.data.stream import Batch
-from googlenet_jax.errors import DataError
+from googlenet_jax.errors import DataError, TrainingError
 from googlenet_jax.metrics import Metrics
 from googlenet_jax.state import Keys, TrainState
 
@@ -48,6 +48,7 @@ class Feed(Protocol):
 
         Raises:
           DataError: the images of the first of these steps cannot be read.
+          TrainingError: what decodes them is no more.
         """
 
     def evaluate(self, state: TrainState, split: Split) -> Metrics:
@@ -55,6 +56,7 @@ class Feed(Protocol):
 
         Raises:
           DataError: an image cannot be decoded.
+          TrainingError: what decodes them is no more.
         """
 
     def close(self) -> None:
@@ -148,7 +150,7 @@ class Streamed(_Common):
         self.dataset = dataset
         self._named: set[tuple[Split, int]] = set()  # pictures that cannot be read
         self._batches: Generator[Batch] | None = None
-        self._next: tuple[Array, ...] | DataError = ()
+        self._next: tuple[Array, ...] | DataError | TrainingError = ()
 
     def compile(self, state: TrainState) -> None:
         """See `Feed`."""
@@ -156,7 +158,7 @@ class Streamed(_Common):
         rows = parallel.rows(batch_size, self._mesh)
         self._batches = self.dataset.training_batches(batch_size, rows, int(state.step))
         self._fetch()
-        if isinstance(self._next, DataError):
+        if isinstance(self._next, DataError | TrainingError):
             raise self._next
         lowered = step.train_on_batch.lower(
             state,
@@ -169,24 +171,24 @@ class Streamed(_Common):
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
         """See `Feed`."""
-        if isinstance(self._next, DataError):
+        if isinstance(self._next, DataError | TrainingError):
             raise self._next
         for _ in range(num_steps):
             state = self._program(state, *self._next, self._step_key)
             self._fetch()  # where programs run apart from this thread, this one is at work now
-            if isinstance(self._next, DataError):
+            if isinstance(self._next, DataError | TrainingError):
                 break  # told when its step is due: what has been trained is not to be lost
         return state
 
     def _fetch(self) -> None:
         """Gets the next training batch, or the reason why there is none, ready."""
         assert self._batches is not None
-        batch = next(self._batches)
         try:
+            batch = next(self._batches)
             self._check(batch, Split.TRAIN)
             if not batch.counts.all():
                 raise DataError(f"{self.dataset.provenance['source']}: too much cannot be read")
-        except DataError as error:
+        except (DataError, TrainingError) as error:
             self._next = error
         else:
             arrays = (batch.images, batch.labels)

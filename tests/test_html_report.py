@@ -18,10 +18,12 @@ from sklearn.calibration import calibration_curve
 
 import train.evaluate
 import train.report
-from googlenet_jax.data import DatasetInfo
+from googlenet_jax import data
+from googlenet_jax.data import DatasetInfo, Split
 from googlenet_jax.errors import UserError
 from googlenet_jax.report import diagnostics, figures, page, published, runs
 from googlenet_jax.report.diagnostics import BINS, Confusion, Diagnosis
+from googlenet_jax.workdir import read_config
 from train import console
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -231,10 +233,13 @@ def test_predictions_are_those_of_evaluate(arguments, tmp_path_factory, tmp_path
     found = diagnostics.predict(runs.read_run(workdir, "run"), "")
     expected = train.evaluate.evaluate(workdir, "best", "test", "")
     assert found.epoch == expected["epoch"]
-    assert found.images.shape == (355, 8, 8, 1)
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, rtol=1e-5)
     diagnosis = Diagnosis.of(found.labels, found.probabilities)
     assert diagnosis.accuracy == pytest.approx(expected["accuracy"])
+    assert [*found.mistakes] == diagnosis.mistakes[: diagnostics.MISTAKES].tolist()
+    config = read_config(workdir)
+    images = data.load(config.data, config.seed).splits[Split.TEST].images
+    assert all(np.array_equal(images[index], image) for index, image in found.mistakes.items())
     np.testing.assert_allclose(
         diagnosis.per_class.recall, list(expected["per_class_accuracy"].values())
     )

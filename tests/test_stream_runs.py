@@ -1,6 +1,7 @@
 """Whole runs on folders of pictures: resuming, and what the other programs make of them."""
 
 import json
+import multiprocessing
 import shutil
 import signal
 import subprocess
@@ -14,10 +15,11 @@ import picture_files
 import pytest
 
 import train.contact_sheet
+import train.epoch
 import train.evaluate
 import train.main
 import train.predict
-from googlenet_jax.errors import DataError
+from googlenet_jax.errors import DataError, TrainingError
 from googlenet_jax.loading import load_model
 from googlenet_jax.report import diagnostics, runs
 
@@ -92,7 +94,7 @@ def test_predict_cuts_pictures_as_evaluation_does(workdir, folder, capfd):
 
 def test_the_report_sees_every_test_image(workdir):
     found = diagnostics.predict(runs.read_run(workdir, "run"), "")
-    assert len(found.images) == 40
+    assert len(found.labels) == 40
     best = runs.read_run(workdir, "run").best
     accuracy = np.mean(found.probabilities.argmax(axis=1) == found.labels)
     assert accuracy == pytest.approx(best["test_accuracy"])
@@ -133,3 +135,25 @@ def test_a_damaged_picture_costs_no_step(folder, workdir, tmp_path, capfd, split
     train.main.main(arguments)
     assert f"at step {saved} of 12" in capfd.readouterr().out
     assert history(run) == history(workdir)
+
+
+def test_a_worker_that_is_killed_costs_no_step(folder, workdir, tmp_path, monkeypatch, capfd):
+    """As the system does when memory runs out."""
+    arguments = [*ARGUMENTS, f"--config.data.path={folder}", "--workdir", str(tmp_path)]
+    check = train.epoch.check_finite
+
+    def check_and_kill(run, state):
+        check(run, state)
+        if int(state.step) == 2:
+            (worker,) = multiprocessing.active_children()
+            worker.kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.epoch, "check_finite", check_and_kill)
+        with pytest.raises(TrainingError, match=r"a process that decodes pictures.*data\.workers"):
+            train.main.main([*arguments, "--config.data.workers=1"])
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert 2 <= saved < 12
+    train.main.main(arguments)
+    assert f"at step {saved} of 12" in capfd.readouterr().out
+    assert history(tmp_path) == history(workdir)

@@ -51,7 +51,8 @@ def train_epoch(
     """Takes the steps that are left of an epoch (from 0); returns what all of them took, in s.
 
     Raises:
-      TrainingError: loss or gradient are not finite; nothing is saved.
+      TrainingError: loss or gradient are not finite, and nothing is saved; or a process that
+        decodes images is no more, and the state is.
       DataError: an image cannot be read; the state is saved.
       SystemExit: a signal came; the state is saved.
     """
@@ -101,10 +102,10 @@ def train_epoch(
 
 @contextlib.contextmanager
 def saved_if_data_fail(run: Run, train_state: TrainState, record: Record) -> Iterator[None]:
-    """Saves what has been trained before an image that cannot be read ends the run."""
+    """Saves what has been trained before images that cannot be had end the run."""
     try:
         yield
-    except DataError:
+    except (DataError, TrainingError):
         if jax.process_count() == 1:  # the other processes would have to save with this one
             run.checkpoints.save(train_state, record)
         raise

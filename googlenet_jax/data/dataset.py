@@ -4,7 +4,7 @@ import dataclasses
 import enum
 import hashlib
 import typing
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Generator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -126,9 +126,10 @@ class Dataset:
         info = dataclasses.replace(self.info, image_shape=shape)
         return dataclasses.replace(self, info=info, splits=splits)
 
-    def arrays(self, split: "Split") -> Arrays:
-        """The images of a split, as evaluation has them."""
-        return self.splits[split]
+    def batches(self, split: "Split", batch_size: int) -> Generator[Arrays]:
+        """Yields the images of a split in their order; the last batch may be smaller."""
+        for start in range(0, len(self.splits[split]), batch_size):
+            yield self.splits[split][start : start + batch_size]
 
     def on_devices(self, mesh: Mesh | None) -> Self:
         """The same data set with its arrays on every device of a mesh, or on the first device."""

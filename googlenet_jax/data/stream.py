@@ -8,7 +8,6 @@ on from any step, and needs no saved iterator for it.
 
 import contextlib
 import dataclasses
-import math
 import multiprocessing
 import os
 import signal
@@ -21,8 +20,8 @@ from absl import flags
 from jaxtyping import Bool, Int, UInt8
 
 from googlenet_jax import pictures
-from googlenet_jax.data.dataset import MAX_BYTES, Arrays, DatasetInfo, Split
-from googlenet_jax.errors import DataError
+from googlenet_jax.data.dataset import Arrays, DatasetInfo, Split
+from googlenet_jax.errors import DataError, TrainingError
 
 MAX_EPOCHS = 2**31  # more than any run has
 MAX_TRIES = 100  # to find a picture that stands in for a corrupt one
@@ -101,6 +100,9 @@ class Stream:
         """Yields the rows of each training batch, from the one of step `first_step` on, endlessly.
 
         A picture that cannot be decoded gives its place to the next one as they are stored.
+
+        Raises:
+          TrainingError: a worker process is no more.
         """
         import grain
 
@@ -120,6 +122,9 @@ class Stream:
 
         The last batch of the split is filled up with rows that do not count, and so are the places
         of pictures that cannot be decoded.
+
+        Raises:
+          TrainingError: a worker process is no more.
         """
         import grain
 
@@ -129,23 +134,18 @@ class Stream:
         load = _Load(self.splits[split], self.info, rows, crop_area=None)
         return self._read(uncut.batch(batch_size).map(load))
 
-    def arrays(self, split: Split) -> Arrays:
-        """The images of a split, as evaluation has them, without those that cannot be decoded.
+    def batches(self, split: Split, batch_size: int) -> Generator[Arrays]:
+        """Yields the images of a split in their order, as evaluation has them.
+
+        Those that cannot be decoded are missing, so that any batch may be smaller.
 
         Raises:
-          DataError: they are more than memory may hold.
+          TrainingError: a worker process is no more.
         """
-        size, shape = len(self.splits[split]), self.info.image_shape
-        if size * math.prod(shape) > MAX_BYTES:
-            raise DataError(f"{size} {split} images of shape {shape} are more than memory may hold")
-        rows = np.arange(min(size, 256))
-        with contextlib.closing(self.evaluation_batches(split, len(rows), rows)) as batches:
-            found = [*batches]
-        images, labels, counts = (
-            np.concatenate([getattr(batch, name) for batch in found])
-            for name in ("images", "labels", "counts")
-        )
-        return Arrays(images, labels)[counts]
+        rows = np.arange(batch_size)
+        with contextlib.closing(self.evaluation_batches(split, batch_size, rows)) as batches:
+            for batch in batches:
+                yield Arrays(batch.images, batch.labels)[batch.counts]
 
     def samples(
         self, num_examples: int, num_crops: int
@@ -189,6 +189,13 @@ class Stream:
         )
         try:
             yield from iterator
+        except RuntimeError as error:
+            if not str(error).startswith("Worker process"):
+                raise
+            raise TrainingError(
+                "a process that decodes pictures was ended from outside, often for want of "
+                "memory; --config.data.workers says how many there are"
+            ) from error
         finally:
             iterator.close()
 

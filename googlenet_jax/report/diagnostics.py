@@ -1,6 +1,8 @@
 """What a network gets wrong, and how sure it is: figures from its predictions on a split."""
 
+import contextlib
 import dataclasses
+import heapq
 from typing import Self
 
 import jax
@@ -14,6 +16,7 @@ from googlenet_jax.errors import CheckpointError, DataError
 from googlenet_jax.loading import load_model
 from googlenet_jax.report.runs import Run, identity
 
+MISTAKES = 24  # whose images are kept
 BINS = 15  # Guo et al., "On Calibration of Modern Neural Networks" (2017), section 5
 
 
@@ -23,16 +26,16 @@ class Predictions:
 
     Attributes:
       epoch: finished when the checkpoint was written.
-      images: as they are stored.
-      labels: their classes.
+      labels: of the images.
       probabilities: the softmax of the logits, in inference mode.
+      mistakes: the images of the `MISTAKES` most confident mistakes, by number.
       filters: the kernel of the first convolution.
     """
 
     epoch: int
-    images: UInt8[np.ndarray, "examples height width channels"]
     labels: Int[np.ndarray, " examples"]
     probabilities: Float[np.ndarray, "examples classes"]
+    mistakes: dict[int, UInt8[np.ndarray, "height width channels"]]
     filters: Float[np.ndarray, "rows columns channels filters"]
 
 
@@ -54,23 +57,30 @@ def predict(run: Run, data_path: str) -> Predictions:
             f"{dataset.provenance['source']}: not the data of {run.workdir}: sha256 is "
             f"{dataset.provenance['sha256']}, there it was {run.provenance['sha256']}"
         )
-    test = dataset.arrays(Split.TEST)
-    size, batch_size = len(test.labels), run.config.eval.batch_size
-    parts = []
-    for start in range(0, size, batch_size):
-        # The last batch is filled up, so that one program serves all of them.
-        chosen = np.minimum(np.arange(start, start + batch_size), size - 1)
-        parts.append(np.asarray(jax.nn.softmax(model.logits(np.asarray(test.images)[chosen]))))
-    probabilities = np.concatenate(parts)[:size].astype(np.float64)
+    batch_size, seen = run.config.eval.batch_size, 0
+    labels, parts = [], []
+    mistakes: list[tuple[float, int, np.ndarray]] = []  # sorted by confidence, then by number
+    with contextlib.closing(dataset.batches(Split.TEST, batch_size)) as batches:
+        for batch in batches:
+            # Filled up by repetition, so that one program serves all of them.
+            images = np.resize(batch.images, (batch_size, *batch.images.shape[1:]))
+            found = np.asarray(jax.nn.softmax(model.logits(images)))[: len(batch)]
+            for row in np.flatnonzero(found.argmax(axis=1) != batch.labels).tolist():
+                mistakes.append((float(found[row].max()), -(seen + row), batch.images[row]))
+            mistakes = heapq.nlargest(MISTAKES, mistakes)
+            labels.append(batch.labels)
+            parts.append(found)
+            seen += len(batch)
+    probabilities = np.concatenate(parts).astype(np.float64)
     if not np.isfinite(probabilities).all():
         raise CheckpointError(f"{run.workdir}: the best checkpoint's logits are not finite")
     first = model.state.params["conv1"]
     kernel = np.asarray(first.get("conv", first)["kernel"], np.float64)
     return Predictions(
         len(model.record.history),
-        np.asarray(test.images),
-        np.asarray(test.labels),
+        np.concatenate(labels),
         probabilities,
+        {-number: image for _, number, image in mistakes},
         kernel,
     )
 

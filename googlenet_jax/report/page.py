@@ -11,7 +11,7 @@ import numpy as np
 from googlenet_jax import __version__
 from googlenet_jax.errors import UserError
 from googlenet_jax.report import figures, published
-from googlenet_jax.report.diagnostics import Diagnosis, Predictions, predict
+from googlenet_jax.report.diagnostics import MISTAKES, Diagnosis, Predictions, predict
 from googlenet_jax.report.runs import (
     Group,
     Run,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 PAGE = "index.html"
 TEMPLATE = "page.html.jinja"
-MISTAKES = 24
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 NORMS = {"grad_norm": "gradient", "param_norm": "parameters", "update_norm": "update"}
 
@@ -212,7 +211,7 @@ def diagnose(number: int, run: Run, predictions: Predictions) -> tuple[Section, 
     mistakes = []
     for place, index in enumerate(diagnosis.mistakes[:MISTAKES], 1):
         picture = f"{number}-mistake-{place:02}.png"
-        pictures[picture] = figures.image(predictions.images[index])
+        pictures[picture] = figures.image(predictions.mistakes[index])
         probabilities = predictions.probabilities[index]
         truth, guess = names[predictions.labels[index]], names[probabilities.argmax()]
         mistakes.append(Mistake(picture, truth, guess, float(probabilities.max())))
