@@ -263,13 +263,15 @@ def test_charts_have_a_transparent_ground_and_a_colour_for_each_theme(groups):
 
 
 def test_any_name_and_any_number_of_classes(groups):
-    """A dollar starts no formula, an underscore hides no label, a hundred classes are drawn."""
+    """A dollar starts no formula, an underscore hides no label; a thousand names are not drawn."""
     names = ["$\\frac$", "_hidden", *map(str, range(98))]
     run = dataclasses.replace(groups[0].runs[0], name=names[0])
     groups = [runs.Group([run], 5), groups[1]]
     matrix = np.eye(100, dtype=int)
     assert figures.confusion(matrix, names).keys() == figures.THEMES.keys()
     assert figures.recalls(groups, names, np.zeros((2, 100))).keys() == figures.THEMES.keys()
+    thousand = np.eye(1000, dtype=int)
+    assert figures.confusion(thousand, ["a"] * 1000) == figures.confusion(thousand, ["b"] * 1000)
 
 
 def test_filters_by_hand():

@@ -25,7 +25,8 @@ from googlenet_jax.report.runs import Group
 STYLES = {"train": ":", "valid": "--", "test": "-"}
 MARKERS = "osD^vPX"
 DPI = 144
-MAX_LABELLED = 20  # classes; beyond it neither their names nor the numbers between can be read
+MAX_LABELLED = 20  # classes; beyond it the numbers between them cannot be read
+MAX_NAMED = 200  # classes; beyond it their names cannot be read either
 
 
 def _theme(text: str, grid: str, colormap: str, colors: Sequence[str]) -> Any:
@@ -148,7 +149,10 @@ def recalls(
 def confusion(
     matrix: Int[np.ndarray, "classes classes"], class_names: Sequence[str]
 ) -> dict[str, bytes]:
-    """Shares of each true class (rows) by guess (columns), with the images' numbers."""
+    """Shares of each true class (rows) by guess (columns), with the images' numbers.
+
+    Of many classes, only their own numbers are written.
+    """
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     is_small = len(matrix) <= MAX_LABELLED
 
@@ -157,11 +161,14 @@ def confusion(
         colors = matplotlib.colormaps[matplotlib.rcParams["image.cmap"]]
         axes.imshow(shares, cmap=colors, vmin=0, vmax=1)
         axes.grid(visible=False)
-        axes.set(xlabel="guess", ylabel="truth")
-        ticks = np.arange(len(matrix))
-        size = 10 if is_small else 500 / len(matrix) / 1.1
-        axes.set_xticks(ticks, class_names, rotation=90, fontsize=size)
-        axes.set_yticks(ticks, class_names, fontsize=size)
+        if len(matrix) <= MAX_NAMED:
+            axes.set(xlabel="guess", ylabel="truth")
+            ticks = np.arange(len(matrix))
+            size = 10 if is_small else 500 / len(matrix) / 1.1
+            axes.set_xticks(ticks, class_names, rotation=90, fontsize=size)
+            axes.set_yticks(ticks, class_names, fontsize=size)
+        else:
+            axes.set(xlabel="guess, by number of the class", ylabel="truth")
         for truth, guess in np.argwhere(matrix) if is_small else ():
             red, green, blue, _ = colors(shares[truth, guess])
             is_bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.55
