@@ -25,6 +25,7 @@ def get_config() -> Config:
             conv5x5="3x3",
             bn_epsilon=1e-3,
             conv_bias=False,
+            init="fan_in",  # of the new classifier alone; a fan-out of few classes makes it huge
             dropout_rate=0.2,
         ),
         optimizer=OptimizerConfig(learning_rate=0.01),

@@ -140,7 +140,7 @@ class ModelConfig:
     init: str = _option(
         "fan_out",
         "initial weights are Kaiming uniform over this: fan_out as in the article, or fan_in, "
-        "which deep networks without BatchNorm need",
+        "which networks without BatchNorm need, and classifiers of few classes",
         choices=("fan_out", "fan_in"),
     )
     aux_heads: bool = _option(

@@ -61,7 +61,7 @@ def evaluate(
     dataset = data.load(config.data, config.seed)
     split = data.Split(split_name)
     if split not in dataset.splits:
-        raise UserError(f"--split={split}: the run has none (data.valid_examples=0)")
+        raise UserError(f"--split={split}: the data have none, only {', '.join(dataset.splits)}")
     # Normalised and cut as the weights are used to; the other splits need not go to the device.
     only: Any = {split: dataset.splits[split]}  # of either kind of data set
     dataset = dataclasses.replace(dataset, info=model.info, splits=only)

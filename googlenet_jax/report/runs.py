@@ -78,18 +78,16 @@ class Spread:
     Attributes:
       mean: of the values.
       std: sample standard deviation, with n - 1; None of a single value.
-      n: how many values.
     """
 
     mean: float
     std: float | None
-    n: int
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
         """The spread of at least one value."""
         std = statistics.stdev(values) if len(values) > 1 else None
-        return cls(statistics.fmean(values), std, len(values))
+        return cls(statistics.fmean(values), std)
 
 
 @dataclasses.dataclass(frozen=True)
