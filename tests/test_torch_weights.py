@@ -242,8 +242,12 @@ def test_what_the_programs_refuse(tmp_path):
             )
 
 
-def test_the_zoo_s_network_goes_back_to_the_zoo(tmp_path):
-    net = trained(torch_networks.ZooGoogLeNet(10, WIDTH), 32).state_dict()
+@pytest.mark.parametrize("layout", ["zoo", "torchvision"])
+def test_a_network_goes_back_to_where_it_came_from(tmp_path, layout):
+    if layout == "zoo":
+        net = trained(torch_networks.ZooGoogLeNet(10, WIDTH), 32).state_dict()
+    else:
+        net = trained(torch_networks.GoogLeNet(7, WIDTH, **parity.TORCHVISION), 224).state_dict()
     torch.save(net, tmp_path / "net.pth")
     run_import(tmp_path / "net.pth", tmp_path / "run")
     export_torch.main(["--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "again.pth")])
@@ -333,6 +337,7 @@ def test_torchvision_s_weights_start_a_fine_tuning(tmp_path):
     found = read_config(tmp_path / "run").model
     assert found.aux_heads
     found.aux_heads, found.aux_pool, found.image_size = False, "5x5/3", 224
+    found.init = "fan_in"
     narrow = f"--config.model.width_multiplier={WIDTH}"
     config, _ = flags.parse(["--config=finetune", narrow])
     assert config.model == found

@@ -1,8 +1,8 @@
 """Hands weights over to PyTorch: python -m train.export_torch --workdir runs/cifar10 --out net.pth.
 
 The names are those of the article's code, whose checkpoint is {"net": ..., "acc": ..., "epoch":
-...}; a network of the PyTorch CIFAR zoo gets the zoo's names. A file that ends in .safetensors
-holds the state dict alone, and needs no PyTorch.
+...}; torchvision's network gets torchvision's names, and the PyTorch CIFAR zoo's the zoo's. A file
+that ends in .safetensors holds the state dict alone, and needs no PyTorch.
 """
 
 from pathlib import Path
@@ -17,7 +17,8 @@ def main(argv: list[str]) -> None:
     """Writes a PyTorch checkpoint."""
     parser = console.Parser(
         "train.export_torch",
-        description="Writes a checkpoint's weights as the article's PyTorch code names them.",
+        description="Writes a checkpoint's weights as the PyTorch code that has its network names "
+        "them: the article's, torchvision's or the CIFAR zoo's.",
         allow_abbrev=False,
     )
     parser.add_argument("--workdir", type=store.parse, required=True, help="of the run")
@@ -33,8 +34,7 @@ def main(argv: list[str]) -> None:
     model = load(arguments.workdir, arguments.checkpoint)
     if "inception3a" not in model.state.params:
         raise UserError(f"--workdir={arguments.workdir}: is no GoogLeNet")
-    # The zoo's network has no conv2, and the article's code no place for it.
-    layout = "article" if "conv2" in model.state.params else "zoo"
+    layout = torch_weights.layout_of(model.state.params)
     tensors = torch_weights.export(
         model.state.params, model.state.batch_stats, int(model.state.step), layout
     )

@@ -143,6 +143,21 @@ def _load_torch(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     }, extra
 
 
+def layout_of(params: PyTree) -> str:
+    """Whose names there are for all layers of a GoogLeNet; the article's, if nobody's are.
+
+    Args:
+      params: of a `TrainState`.
+    """
+    if "conv2" not in params:
+        return "zoo"
+    block = params["inception3a"]
+    has_small_kernels = "conv5x5_second" not in block and (
+        block["conv5x5"].get("conv", block["conv5x5"])["kernel"].shape[0] == 3
+    )
+    return "torchvision" if has_small_kernels and "conv2_reduce" in params else "article"
+
+
 def torch_name(layout: str, path: tuple[str, ...]) -> str:
     """The name in a state dict of an array of `TrainState.params` or `batch_stats`.
 

@@ -66,7 +66,8 @@ def predict(run: Run, data_path: str) -> Predictions:
             images = np.resize(batch.images, (batch_size, *batch.images.shape[1:]))
             found = np.asarray(jax.nn.softmax(model.logits(images)))[: len(batch)]
             for row in np.flatnonzero(found.argmax(axis=1) != batch.labels).tolist():
-                mistakes.append((float(found[row].max()), -(seen + row), batch.images[row]))
+                image = np.array(batch.images[row])  # a view would keep the whole batch
+                mistakes.append((float(found[row].max()), -(seen + row), image))
             mistakes = heapq.nlargest(MISTAKES, mistakes)
             labels.append(batch.labels)
             parts.append(found)
