@@ -348,6 +348,9 @@ def test_torchvision_s_weights_start_a_fine_tuning(tmp_path):
         return state.initialize(jax.random.key(1), Config(model=model), info, schedule)
 
     own = fresh(config.model, 10)
+    # Over the fan-out of a few classes it is so large that its first gradients undo what is known.
+    classifier = np.asarray(own.params["fc"]["kernel"])
+    assert np.abs(classifier).max() <= np.sqrt(6 / len(classifier))
     started = start_from(own, str(tmp_path / "run"))
     given = googlenet_jax.load(tmp_path / "run").state
     assert np.array_equal(
