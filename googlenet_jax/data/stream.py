@@ -193,8 +193,8 @@ class Stream:
             if not str(error).startswith("Worker process"):
                 raise
             raise TrainingError(
-                "a process that decodes pictures was ended from outside, often for want of "
-                "memory; --config.data.workers says how many there are"
+                "a process that decodes pictures was ended from outside, often for want of memory "
+                "or of room in /dev/shm; --config.data.workers says how many there are"
             ) from error
         finally:
             iterator.close()
