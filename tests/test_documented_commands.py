@@ -164,11 +164,10 @@ def torchvision_weights(path, run):
     torch.save(GoogLeNet(1000, 1 / 16, **parity.TORCHVISION).state_dict(), path)
 
 
-def run_on_pictures(path, run, config="folder"):
+def run_on_pictures(path, run):
     folder = picture_files.plain_folder(path.parent / "others", {"ant": 4, "bee": 4})
     arguments = [f"--config.data.path={folder}", "--config.train.init_from=", f"--workdir={path}"]
-    arguments.append("--config.data.name=folder")
-    train.main.main([f"--config={config}", *SHORT[:3], *arguments])
+    train.main.main(["--config=folder", *SHORT[:3], *arguments])
 
 
 def folder_of_pictures(path, run):
@@ -206,10 +205,9 @@ FILES = {
     "cifar-10-binary.tar.gz": archive,
     "googlenet-1378be20.pth": torchvision_weights,
     "runs/torchvision": run_on_pictures,
-    "runs/animals": functools.partial(run_on_pictures, config="cifar10"),
+    "runs/animals": copy_of_run,
     "photos": folder_of_pictures,
     "animals": folder_of_pictures,
-    "vehicles": folder_of_pictures,
     "tensorflow_datasets": prepared_imagenet,
 }
 
