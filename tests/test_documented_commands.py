@@ -293,6 +293,8 @@ class Shell:
             "start_up": lambda batch_size: [],
             "table": lambda networks: "",
             "memory_table": lambda batch_sizes: "",
+            "BATCHES": 1,
+            "WARM_UP": 1,
             "run_until": lambda deadline, words: self.run_program(words[0], words[1:]),
         }.items():
             if hasattr(module, name):
