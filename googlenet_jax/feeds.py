@@ -158,7 +158,7 @@ class Streamed(_Common):
         rows = parallel.rows(batch_size, self._mesh)
         self._batches = self.dataset.training_batches(batch_size, rows, int(state.step))
         self._fetch()
-        if isinstance(self._next, DataError | TrainingError):
+        if isinstance(self._next, Exception):
             raise self._next
         lowered = step.train_on_batch.lower(
             state,
@@ -171,12 +171,12 @@ class Streamed(_Common):
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
         """See `Feed`."""
-        if isinstance(self._next, DataError | TrainingError):
+        if isinstance(self._next, Exception):
             raise self._next
         for _ in range(num_steps):
             state = self._program(state, *self._next, self._step_key)
             self._fetch()  # where programs run apart from this thread, this one is at work now
-            if isinstance(self._next, DataError | TrainingError):
+            if isinstance(self._next, Exception):
                 break  # told when its step is due: what has been trained is not to be lost
         return state
 

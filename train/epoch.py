@@ -5,7 +5,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import optax
@@ -61,11 +61,9 @@ def train_epoch(
     steps_done, call_steps = int(train_state.step), steps_per_call or 1
     epoch_seconds = record.epoch_seconds
 
-    def unfinished() -> Record:
-        return dataclasses.replace(record, epoch_seconds=epoch_seconds)
-
     def save() -> None:
-        run.checkpoints.save(train_state, unfinished())
+        unfinished = dataclasses.replace(record, epoch_seconds=epoch_seconds)
+        run.checkpoints.save(train_state, unfinished)
 
     with Progress(f"epoch {epoch + 1}/{run.plan.epochs}", steps_done - start, end - start) as bar:
         while steps_done < end:
@@ -74,7 +72,7 @@ def train_epoch(
             if every:
                 until = min(until, (steps_done // every + 1) * every)
             called = time.monotonic()
-            with saved_if_data_fail(run, train_state, unfinished()):
+            with saved_if_data_fail(save):
                 train_state = run.feed.train(train_state, until - steps_done)
             seen = train_state.metrics.compute()  # waits for the device
             seconds = time.monotonic() - called
@@ -101,13 +99,13 @@ def train_epoch(
 
 
 @contextlib.contextmanager
-def saved_if_data_fail(run: Run, train_state: TrainState, record: Record) -> Iterator[None]:
+def saved_if_data_fail(save: Callable[[], None]) -> Iterator[None]:
     """Saves what has been trained before images that cannot be had end the run."""
     try:
         yield
     except (DataError, TrainingError):
         if jax.process_count() == 1:  # the other processes would have to save with this one
-            run.checkpoints.save(train_state, record)
+            save()
         raise
 
 

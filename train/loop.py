@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import signal
 import time
@@ -133,7 +134,8 @@ def train_epochs(
             metrics = {Split.TRAIN: train_state.metrics}
             if (epoch + 1) % every == 0 or epoch + 1 == run.plan.epochs:
                 unfinished = dataclasses.replace(record, epoch_seconds=train_seconds)
-                with saved_if_data_fail(run, train_state, unfinished):
+                save = functools.partial(run.checkpoints.save, train_state, unfinished)
+                with saved_if_data_fail(save):
                     metrics |= evaluate_splits(run, train_state)
             images = (steps_done - epoch * run.plan.steps_per_epoch) * run.config.train.batch_size
             entry: dict[str, Any] = {

@@ -16,8 +16,6 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt8
 from googlenet_jax import parallel
 from googlenet_jax.errors import DataError
 
-MAX_BYTES = 2**30  # of pixels that are held in memory, and on the device
-
 
 @typing.no_type_check  # JAX also builds it of shapes and other stand-ins for arrays
 @jax.tree_util.register_dataclass

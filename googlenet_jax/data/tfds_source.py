@@ -19,13 +19,14 @@ import numpy as np
 from PIL import Image
 
 from googlenet_jax.data import cifar, encoded
-from googlenet_jax.data.dataset import MAX_BYTES, Arrays, DatasetInfo, Split, digest
+from googlenet_jax.data.dataset import Arrays, DatasetInfo, Split, digest
 from googlenet_jax.data.stream import Picture
 from googlenet_jax.errors import DataError
 from googlenet_jax.workdir import write_atomically
 
 HOST = "www.cs.toronto.edu"
 NETWORK_SECONDS = 8.0
+MAX_BYTES = 2**30  # of a split's pixels, which are held in memory and on the device
 ARCHIVE = "archive.json"  # beside what is prepared here: the sums of the archive and the records
 
 
