@@ -7,11 +7,14 @@ Prints the environment variables by which a client finds them, as JSON, once eac
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from email.message import Message
+from email.parser import BytesParser
 
 
 @contextlib.contextmanager
@@ -24,6 +27,17 @@ def running(log) -> Iterator[dict[str, str]]:
         process.stdin.close()
 
 
+class Parser(BytesParser):
+    """Keeps a content's last carriage return.
+
+    The emulator parses an upload as an e-mail. gcsfs ends the content with a line feed, and the two
+    together would be taken for the line break before the boundary.
+    """
+
+    def parsebytes(self, text: bytes, headersonly: bool = False) -> Message:
+        return super().parsebytes(re.sub(rb"\n(?=--[^\n]*--\Z)", b"\r\n", text), headersonly)
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -31,11 +45,12 @@ def free_port() -> int:
 
 
 def main() -> None:
-    from gcp_storage_emulator.server import create_server
+    from gcp_storage_emulator import server
     from moto.server import ThreadedMotoServer
 
+    server.BytesParser = Parser
     port = free_port()
-    create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket").start()
+    server.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket").start()
     amazon = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     amazon.start()
     endpoint = "http://{}:{}".format(*amazon.get_host_and_port())

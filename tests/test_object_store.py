@@ -38,6 +38,7 @@ ARGUMENTS = [
     *("--config.train.batch_size=8", "--config.train.steps=7", "--config.data.valid_examples=20"),
     "--config.data.max_train_examples=32",
 ]
+ENDS = {"none": b"", "cr": b"\r", "lf": b"\n", "crlf": b"\r\n", "boundary": b"\n--"}
 WALL_CLOCK = {"seconds", "images_per_second"}
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -69,6 +70,16 @@ def objects(folder):
     """Their names below a folder."""
     files, key = store._open(folder)
     return {name.removeprefix(f"{key}/") for name in files.find(key)}
+
+
+def test_the_last_bytes_of_a_file_arrive(bucket, tmp_path):
+    """In the stand-in as well: one that loses them makes a whole checkpoint a damaged one."""
+    contents = {name: b"content" + end for name, end in ENDS.items()}
+    (tmp_path / "1").mkdir()
+    for name, content in contents.items():
+        (tmp_path / "1" / name).write_bytes(content)
+    store.publish(tmp_path, bucket / "ends", "1", last="none")
+    assert {name: (bucket / "ends" / "1" / name).read_bytes() for name in ENDS} == contents
 
 
 def interrupt(monkeypatch, calls):
