@@ -31,7 +31,6 @@ from googlenet_jax import parallel, store
 from googlenet_jax.errors import CheckpointError, no_logging
 from googlenet_jax.state import TrainState
 from googlenet_jax.store import WorkdirPath
-from googlenet_jax.workdir import write_atomically
 
 SEAL = "seal.json"
 
@@ -282,15 +281,14 @@ class Checkpoints:
         self._orbax.wait()
         if step in self.steps and parallel.is_first_process():
             folder = self._local / str(step)
-            text = json.dumps(_file_digests(folder), indent=0)
-            write_atomically(folder / SEAL, text)
+            store.write_json(folder / SEAL, _file_digests(folder))
             if not isinstance(self._directory, Path):
                 store.publish(self._local, self._directory, str(step), SEAL)
 
     def _check_seal(self, step: int) -> None:
         folder = self._local / str(step)
         try:
-            sealed = json.loads((folder / SEAL).read_text())
+            sealed = store.read_json(folder / SEAL)
         except FileNotFoundError:
             return  # killed before it was sealed
         except (OSError, ValueError) as error:

@@ -30,6 +30,20 @@ class TrainingError(RuntimeError):
     """A run that cannot go on, for example because its loss is no longer finite."""
 
 
+def printable(text: object) -> str:
+    """The text, with each character that a terminal would not show as one escaped.
+
+    Names in files, archives and folders are anybody's: a newline would forge a line of output, an
+    escape sequence would reach the terminal, and a right-to-left mark would turn the line around.
+    """
+    return "".join(
+        c
+        if c.isprintable() or c == "\N{NO-BREAK SPACE}"
+        else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(text)
+    )
+
+
 @contextlib.contextmanager
 def no_logging() -> Iterator[None]:
     """Mutes the pages that libraries log about what they then raise: the error says it all."""

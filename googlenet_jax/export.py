@@ -24,6 +24,7 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import PyTree
 
+from googlenet_jax import store
 from googlenet_jax.checkpoint import Record, canonical, digest
 from googlenet_jax.config import Config
 from googlenet_jax.data import DatasetInfo
@@ -152,7 +153,7 @@ def read(folder: WorkdirPath) -> tuple[Description, dict[str, np.ndarray]]:
     """
     path = folder / CONFIG
     try:
-        values = json.loads(path.read_text())
+        values = store.read_json(path)
         if values.get("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
         sums = values["sha256"]

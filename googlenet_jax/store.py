@@ -6,6 +6,9 @@ deleted first: without it, the others count for nothing.
 """
 
 import contextlib
+import errno
+import json
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ WorkdirPath: TypeAlias = Path | epath.Path
 """A folder or file of this machine, or of a store."""
 
 EXTRAS = {"gs://": "gcs", "s3://": "s3"}
+MAX_JSON_BYTES = 2**26  # far more than the history of any run
 
 
 def parse(text: str) -> WorkdirPath:
@@ -40,20 +44,76 @@ def check(folder: WorkdirPath) -> None:
         files.info(f"{key}/config.json")
 
 
-def write(path: WorkdirPath, content: bytes) -> None:
-    """Writes an object, which at any moment is the old one or the whole new one, or a file.
+def read(path: WorkdirPath, max_bytes: int) -> bytes:
+    """The content of a regular file, or of an object.
+
+    Args:
+      path: of it; links are followed.
+      max_bytes: the most that it may hold, which is checked before memory is taken.
 
     Raises:
+      OSError: it cannot be read, is larger, or is a folder, pipe, socket or device, from which a
+        read might never come back.
+    """
+    if not isinstance(path, Path):
+        size, content = path.stat().length, path.read_bytes
+    else:
+        try:
+            status = path.stat()
+        except ValueError as error:  # a NUL in the name
+            raise OSError(errno.EINVAL, str(error), str(path)) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        size, content = status.st_size, path.read_bytes
+    if size > max_bytes:
+        raise OSError(errno.EFBIG, f"is larger than {max_bytes:,} bytes", str(path))
+    return content()
+
+
+def read_json(path: WorkdirPath) -> Any:
+    """The value that a JSON file of at most `MAX_JSON_BYTES` holds.
+
+    Raises:
+      OSError: see `read`.
+      ValueError: it is not JSON, or nested too deeply.
+    """
+    return parse_json(read(path, MAX_JSON_BYTES))
+
+
+def parse_json(content: bytes) -> Any:
+    """The value that JSON text holds.
+
+    Raises:
+      ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def write(path: WorkdirPath, content: bytes) -> None:
+    """Writes a file or an object, which at any moment is the old one or the whole new one.
+
+    Raises:
+      OSError: this machine does not take it.
       TrainingError: the store does not take it.
     """
     if isinstance(path, Path):
-        path.write_bytes(content)
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_bytes(content)
+        temporary.replace(path)
         return
     with _told(TrainingError, path, "cannot be written"):
         try:
             path.write_bytes(content)
         except FileNotFoundError as error:
             raise LookupError("there is no such bucket") from error
+
+
+def write_json(path: WorkdirPath, value: Any) -> None:
+    """Writes a JSON file for people to read too; see `write`."""
+    write(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def download(remote: epath.Path, local: Path, last: str) -> None:

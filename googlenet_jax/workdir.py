@@ -96,7 +96,7 @@ def read_config(workdir: WorkdirPath) -> Config:
     store.check(workdir)
     path = workdir / CONFIG
     try:
-        return Config.from_dict(json.loads(path.read_text()))
+        return Config.from_dict(store.read_json(path))
     except OSError as error:
         raise CheckpointError(f"--workdir={workdir}: holds no run (no {CONFIG})") from error
     except (ValueError, AttributeError) as error:  # a ConfigError is a ValueError
@@ -105,7 +105,7 @@ def read_config(workdir: WorkdirPath) -> Config:
 
 def write_config(workdir: WorkdirPath, config: Config) -> None:
     """Writes the complete config of a run."""
-    write_atomically(workdir / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+    store.write_json(workdir / CONFIG, config.to_dict())
 
 
 def check_same_run(workdir: WorkdirPath, config: Config) -> Config | None:
@@ -138,14 +138,4 @@ def check_same_run(workdir: WorkdirPath, config: Config) -> Config | None:
 def write_metrics(workdir: WorkdirPath, history: list[dict[str, Any]]) -> None:
     """Writes metrics.jsonl anew, one finished epoch a line, so that it is never torn or doubled."""
     lines = "".join(json.dumps(entry) + "\n" for entry in history)
-    write_atomically(workdir / "metrics.jsonl", lines)
-
-
-def write_atomically(path: WorkdirPath, text: str) -> None:
-    """Writes a file that is either the old one or the whole new one, at any moment."""
-    if not isinstance(path, Path):
-        store.write(path, text.encode())
-        return
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    store.write(workdir / "metrics.jsonl", lines.encode())

@@ -14,7 +14,7 @@ from typing import NoReturn, Self
 from tqdm import tqdm
 
 from googlenet_jax import store
-from googlenet_jax.errors import TrainingError, UserError
+from googlenet_jax.errors import TrainingError, UserError, printable
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -33,7 +33,12 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 def complain(error: object) -> None:
     """Prints one line, whatever the libraries and the user's own files put into the error."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+
+
+def say(line: object) -> None:
+    """Prints a line at once, whatever the names in it hold."""
+    print(printable(line), flush=True)
 
 
 def report(error: BaseException) -> int | None:
@@ -96,7 +101,7 @@ class StopRequest:
         """
         if self.signal:
             save()
-            print(f"saving step {steps_done}; the same command goes on from there", flush=True)
+            say(f"saving step {steps_done}; the same command goes on from there")
             sys.exit(128 + self.signal)
 
 
@@ -141,8 +146,7 @@ class Progress:
         elif (now := time.monotonic()) - self._last_line > self.LINE_SECONDS:
             self._last_line = now
             left = (now - self._started) / (done - self._first) * (self._total - done)
-            print(
+            say(
                 f"[{self._title}] step {done}/{self._total} {text} "
-                f"left {tqdm.format_interval(left)}",
-                flush=True,
+                f"left {tqdm.format_interval(left)}"
             )

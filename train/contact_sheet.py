@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
         store.write(path, picture.getvalue())
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
-    print(f"written to {path}")
+    console.say(f"written to {path}")
 
 
 def contact_sheet(config: "Config") -> "Image":

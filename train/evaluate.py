@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import json
 from typing import Any
 
 from googlenet_jax import store
@@ -28,18 +27,18 @@ def main(argv: list[str]) -> None:
 
     result = evaluate(arguments.workdir, arguments.checkpoint, arguments.split, arguments.data_path)
     name = f"evaluation_{arguments.split}_{result['step']}.json"
-    print(
+    console.say(
         f"{arguments.split} split, {result['examples']:,} images, checkpoint of step "
         f"{result['step']} (epoch {result['epoch']}): loss {result['loss']:.4f}, "
         f"top-1 {result['accuracy']:.4f}, top-5 {result['top5_accuracy']:.4f}"
     )
     for label, accuracy in result["per_class_accuracy"].items():
-        print(f"  {label:12} {accuracy:.4f}")
+        console.say(f"  {label:12} {accuracy:.4f}")
     try:
-        store.write(arguments.workdir / name, (json.dumps(result, indent=2) + "\n").encode())
+        store.write_json(arguments.workdir / name, result)
     except OSError as error:
         raise UserError(f"{arguments.workdir / name}: cannot be written: {error}") from error
-    print(f"written to {arguments.workdir / name}")
+    console.say(f"written to {arguments.workdir / name}")
 
 
 def evaluate(

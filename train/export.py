@@ -4,7 +4,6 @@ What the folder holds: `googlenet_jax.export`.
 """
 
 import datetime
-import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +49,7 @@ def main(argv: list[str]) -> None:
     )
     export.write(arguments.out, model, description)
     size = sum(path.stat().st_size for path in arguments.out.iterdir()) / 1e6
-    print(f"step {description.step} of {arguments.workdir}, {size:.1f} MB: {arguments.out}")
+    console.say(f"step {description.step} of {arguments.workdir}, {size:.1f} MB: {arguments.out}")
 
 
 def command(config: "Config") -> str:
@@ -75,7 +74,7 @@ def training_environment(workdir: WorkdirPath) -> dict[str, Any]:
     """
     path = workdir / "summary.json"
     try:
-        summary = json.loads(path.read_text())
+        summary = store.read_json(path)
         if "wall_seconds" not in summary:  # imported weights
             return {}
         return {name: summary[name] for name in ("wall_seconds", "device", "versions")}

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         model.state.params, model.state.batch_stats, int(model.state.step), layout
     )
     write(arguments.out, tensors, _beside(model.record))
-    print(f"{len(tensors)} tensors, {layout} layout, written to {arguments.out}")
+    console.say(f"{len(tensors)} tensors, {layout} layout, written to {arguments.out}")
 
 
 def _beside(record: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ What it cannot tell, `--config` and its overrides say, as in `train.main`.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +59,7 @@ def main(argv: list[str]) -> None:
         summary = write_workdir(arguments.workdir, arguments.file, file, config, info)
     except DataError as error:
         raise DataError(f"{arguments.file}: {error}") from error
-    print(
+    console.say(
         f"{arguments.file}: {file.layout} layout, {summary['parameters']:,} parameters, "
         f"{info.num_classes} classes, images of {info.image_shape[0]}x{info.image_shape[1]}; "
         f"written to {arguments.workdir}"
@@ -92,7 +91,7 @@ def write_workdir(
     from googlenet_jax.interop import torch_weights
     from googlenet_jax.loading import abstract_state
     from googlenet_jax.report.summary import environment
-    from googlenet_jax.workdir import CHECKPOINTS, check_new, lock, write_atomically, write_config
+    from googlenet_jax.workdir import CHECKPOINTS, check_new, lock, write_config
 
     like = abstract_state(config, info)
     params, stats, steps = torch_weights.import_into(like.params, like.batch_stats, file)
@@ -110,7 +109,7 @@ def write_workdir(
         with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
             checkpoints.save(imported, Record([], info.to_dict(), origin))
         write_config(workdir, config)
-        write_atomically(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        store.write_json(workdir / "summary.json", summary)
     return summary
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from googlenet_jax import data, feeds, parallel, state
+from googlenet_jax import data, feeds, parallel, state, store
 from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
 from googlenet_jax.data import Split, encoded
@@ -24,11 +24,10 @@ from googlenet_jax.workdir import (
     CHECKPOINTS,
     check_same_run,
     reports,
-    write_atomically,
     write_config,
     write_metrics,
 )
-from train import messages
+from train import console, messages
 from train.console import StopRequest
 from train.epoch import Run, saved_if_data_fail, train_epoch
 from train.resume import Plan, restore, start
@@ -72,14 +71,14 @@ def train_and_evaluate(
             dataset = data.load(config.data, config.seed)
         parallel.check_same("data set", dataset.provenance["sha256"])
         feed = stack.enter_context(contextlib.closing(feeds.create(dataset, config, mesh)))
-        print(f"data: {messages.describe_data(dataset)}", flush=True)
+        console.say(f"data: {messages.describe_data(dataset)}")
         start_up.lap("data")
         plan = Plan.of(config, Split.TRAIN.num_examples(dataset))
         schedule = plan.schedule(config)
         init_key = parallel.replicate(Keys.of(config.seed).init, mesh)
         train_state = state.initialize(init_key, config, dataset.info, schedule)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(train_state.params))
-        print(f"model: {messages.describe_model(config, parameters)}", flush=True)
+        console.say(f"model: {messages.describe_model(config, parameters)}")
 
         with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
             if checkpoints.steps and saved_config:
@@ -95,9 +94,9 @@ def train_and_evaluate(
             record = train_epochs(run, folder, train_state, record, start_up)
 
         summary = summarize(config, record, parameters)
-        write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        store.write_json(folder / "summary.json", summary)
         draw_curves(record.history, folder / "curves.png", str(workdir))
-    print(messages.describe_result(summary, workdir))
+    console.say(messages.describe_result(summary, workdir))
     return summary
 
 
@@ -121,10 +120,10 @@ def train_epochs(
     """Trains, evaluates and saves until the plan is done; returns the whole record."""
     if len(record.history) == run.plan.epochs:
         return record
-    print("compiling the training steps", flush=True)
+    console.say("compiling the training steps")
     run.feed.compile(train_state)
     start_up.lap("compile")
-    print(start_up.describe(), flush=True)
+    console.say(start_up.describe())
     every = run.config.eval.every_epochs
     with TensorBoard(folder / "tensorboard", record.history) as board:
         # The history has a line for each finished epoch, so it says which one comes next.
@@ -154,7 +153,7 @@ def train_epochs(
             run.checkpoints.save(train_state, record, selection_metrics(entry))
             write_metrics(folder, record.history)
             board.write(entry)
-            print(messages.epoch_line(record.history, run.plan), flush=True)
+            console.say(messages.epoch_line(record.history, run.plan))
     return record
 
 

@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
             console.complain(f"{name}: {result}")
         else:
             # Flushed line by line: who reads them need not wait for the last batch.
-            print(render(name, result, names, top_k, arguments.json), flush=True)
+            console.say(render(name, result, names, top_k, arguments.json))
     if failed:
         sys.exit(2)
 

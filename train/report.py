@@ -36,8 +36,8 @@ def main(argv: list[str]) -> None:
             store.write(arguments.out / name, content)
     except OSError as error:
         raise UserError(f"--out={arguments.out}: cannot be written: {error}") from error
-    print(report.verdict)
-    print(f"written to {arguments.out / page.PAGE}")
+    console.say(report.verdict)
+    console.say(f"written to {arguments.out / page.PAGE}")
 
 
 def check_folder(folder: Path) -> None:

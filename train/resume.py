@@ -17,6 +17,7 @@ from googlenet_jax.errors import CheckpointError, ConfigError, DataError
 from googlenet_jax.loading import start_from
 from googlenet_jax.state import TrainState
 from googlenet_jax.store import WorkdirPath
+from train import console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +112,8 @@ def restore(
     ]
     checkpoints.delete_newer(int(state.step))  # damaged, and not before all is checked
     for problem in problems:
-        print(f"warning: {problem}; going back to the one before", flush=True)
-    print(f"resuming {workdir} at step {state.step} of {plan.total_steps}", flush=True)
+        console.say(f"warning: {problem}; going back to the one before")
+    console.say(f"resuming {workdir} at step {state.step} of {plan.total_steps}")
     return state, dataclasses.replace(record, history=whole)
 
 

@@ -8,7 +8,6 @@ encoded images; what it writes is read by `tfds.data_source` as if TensorFlow ha
 import contextlib
 import dataclasses
 import io
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -18,11 +17,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from googlenet_jax import store
 from googlenet_jax.data import cifar, encoded
 from googlenet_jax.data.dataset import Arrays, DatasetInfo, Split, digest
 from googlenet_jax.data.stream import Picture
 from googlenet_jax.errors import DataError
-from googlenet_jax.workdir import write_atomically
 
 HOST = "www.cs.toronto.edu"
 NETWORK_SECONDS = 8.0
@@ -54,7 +53,7 @@ def stored_files(folder: Path) -> list[Path]:
 def archive_sum(folder: Path, records: str) -> str | None:
     """The sha256 of the archive from which `prepare` made records of that sha256, if it did."""
     try:
-        sums = json.loads((folder / ARCHIVE).read_text())
+        sums = store.read_json(folder / ARCHIVE)
         return sums["archive"] if sums["records"] == records else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -312,5 +311,5 @@ def prepare(form: cifar.Format, folder: Path) -> Path:
         raise DataError(f"{url}: {type(error).__name__}: {error}") from error
     prepared = Path(builder.data_path)
     sums = {"archive": digest(used), "records": digest(stored_files(prepared))}
-    write_atomically(prepared / ARCHIVE, json.dumps(sums) + "\n")
+    store.write_json(prepared / ARCHIVE, sums)
     return prepared

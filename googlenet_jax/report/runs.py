@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import jax
 
+from googlenet_jax import store
 from googlenet_jax.checkpoint import rank
 from googlenet_jax.config import Config
 from googlenet_jax.data import DatasetInfo
@@ -165,7 +166,9 @@ def read_run(workdir: WorkdirPath, name: str) -> Run:
         record = checkpoints.read_record(checkpoints.resolve("best"))
     path = workdir / "metrics.jsonl"
     try:
-        history = [json.loads(line) for line in path.read_text().splitlines()]
+        history = [
+            store.parse_json(line) for line in store.read(path, store.MAX_JSON_BYTES).splitlines()
+        ]
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     try:
@@ -175,7 +178,7 @@ def read_run(workdir: WorkdirPath, name: str) -> Run:
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not the lines of a run") from error
     try:
-        device = json.loads((workdir / "summary.json").read_text())["device"]["kind"]
+        device = store.read_json(workdir / "summary.json")["device"]["kind"]
     except (OSError, ValueError, KeyError, TypeError):
         device = ""
     info = DatasetInfo.from_dict(record.dataset)
