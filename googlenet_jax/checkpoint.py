@@ -44,12 +44,14 @@ class Record:
       dataset: a `DatasetInfo` as a dict.
       provenance: of the data, see `Dataset`.
       epoch_seconds: what the steps of the unfinished epoch have taken so far.
+      config: of the run, as a dict; empty in checkpoints of older versions.
     """
 
     history: list[dict[str, Any]]
     dataset: dict[str, Any]
     provenance: dict[str, Any]
     epoch_seconds: float = 0.0
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class _Best:

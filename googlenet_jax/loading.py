@@ -18,7 +18,7 @@ from googlenet_jax.data import DatasetInfo
 from googlenet_jax.errors import CheckpointError, UserError
 from googlenet_jax.state import TrainState
 from googlenet_jax.store import WorkdirPath
-from googlenet_jax.workdir import CHECKPOINTS, CONFIG, read_config
+from googlenet_jax.workdir import CHECKPOINTS, CONFIG, check_recorded, read_config
 
 HEADS = {"aux1", "aux2"}
 
@@ -91,11 +91,14 @@ def load_run(workdir: WorkdirPath, checkpoint: str) -> Model:
 
     Raises:
       CheckpointError: no such run or checkpoint, or a damaged one.
+      ConfigError: its config.json is damaged, or is not what the checkpoint was written with.
     """
     config = read_config(workdir)
     with open_checkpoints(workdir) as checkpoints:
         step = checkpoints.resolve(checkpoint)
-        info = DatasetInfo.from_dict(checkpoints.read_record(step).dataset)
+        found = checkpoints.read_record(step)
+        check_recorded(workdir, config, found.config)
+        info = DatasetInfo.from_dict(found.dataset)
         restored, record = checkpoints.restore(step, abstract_state(config, info))
     return Model(info, restored, record)
 

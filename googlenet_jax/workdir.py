@@ -121,18 +121,48 @@ def check_same_run(workdir: WorkdirPath, config: Config) -> Config | None:
     if not any(path.name.isdecimal() for path in (workdir / CHECKPOINTS).glob("*")):
         return None
     saved = read_config(workdir)
-    old = {name: value for name, _, value in saved.options()}
-    changed = [
-        f"{name} (was {old[name]!r}, is {value!r})"
-        for name, field, value in config.options()
-        if value != old[name] and not field.metadata["resumable"]
-    ]
+    changed = [f"{name} (was {old!r}, is {new!r})" for name, old, new in _changes(saved, config)]
     if changed:
         raise ConfigError(
             f"--workdir={workdir}: holds another run: {', '.join(changed)}; "
             "choose another directory, or the old values"
         )
     return saved
+
+
+def check_recorded(workdir: WorkdirPath, config: Config, recorded: dict[str, Any]) -> None:
+    """Makes sure that config.json says what a verified checkpoint says.
+
+    Args:
+      workdir: of the run.
+      config: from its config.json.
+      recorded: the config in the checkpoint's record; empty in those of older versions.
+
+    Raises:
+      ConfigError: they differ in a field that changes the result; names each with both values.
+    """
+    if not recorded:
+        return
+    try:
+        proven = Config.from_dict(recorded)
+    except ConfigError as error:
+        raise ConfigError(f"{workdir}: a checkpoint of another version: {error}") from error
+    changed = [
+        f"{name} is {new!r}, but the checkpoint was written with {old!r}"
+        for name, old, new in _changes(proven, config)
+    ]
+    if changed:
+        raise ConfigError(f"{workdir / CONFIG}: has been changed: {'; '.join(changed)}")
+
+
+def _changes(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+    """Name, old and new value of each setting that changes the result and differs."""
+    before = {name: value for name, _, value in old.options()}
+    return [
+        (name, before[name], value)
+        for name, field, value in new.options()
+        if value != before[name] and not field.metadata["resumable"]
+    ]
 
 
 def write_metrics(workdir: WorkdirPath, history: list[dict[str, Any]]) -> None:

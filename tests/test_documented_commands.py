@@ -36,7 +36,7 @@ from googlenet_jax import models, pretrained
 from googlenet_jax.config import Config
 from googlenet_jax.errors import UserError
 from googlenet_jax.models.layers import Linear, Unit
-from googlenet_jax.workdir import read_config, write_config
+from googlenet_jax.workdir import read_config
 from train import flags
 from train.cluster import Place
 
@@ -129,7 +129,7 @@ def copy_of_run(path, run, seed=0):
     shutil.copytree(run(), path)
     config = read_config(path)
     config.seed = seed
-    write_config(path, config)
+    tiny_run.set_config(path, config.to_dict())
 
 
 def export(path, run):

@@ -36,7 +36,7 @@ def workdir(tmp_path_factory):
     shutil.copytree(tiny_run.make(tmp_path_factory, tiny_run.GOOGLENET), copy)
     config = read_config(copy)
     config.data.path, config.train.init_from = "/home/me/data", "/home/me/other"
-    (copy / "config.json").write_text(json.dumps(config.to_dict()))
+    tiny_run.set_config(copy, config.to_dict())
     return copy
 
 

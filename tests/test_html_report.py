@@ -123,7 +123,7 @@ def write_run(source, target, history, **settings):
     for name, value in settings.items():
         group, _, field = name.partition("__")
         (config[group] if field else config)[field or group] = value
-    (target / "config.json").write_text(json.dumps(config))
+    tiny_run.set_config(target, config)
     (target / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
     return target
 

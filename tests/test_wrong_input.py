@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 import tiny_run
+from PIL import Image
 
+import googlenet_jax
 import train.evaluate
+import train.export
 import train.loop
 import train.main
+import train.predict
+import train.report
 from train import console
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -333,7 +338,7 @@ def test_evaluate_valid_where_there_is_none(refused, workdir):
     path = workdir / "config.json"
     config = json.loads(path.read_text())
     config["data"]["valid_examples"] = 0
-    path.write_text(json.dumps(config))
+    tiny_run.set_config(workdir, config)
     before = files(workdir)
     message = refused(train.evaluate.main, "--workdir", workdir, "--split=valid")
     assert_names(message, "--split=valid", "only train, test")
@@ -390,10 +395,44 @@ def test_in_a_process_of_its_own(tmp_path, arguments, culprits):
 def test_checkpoints_of_another_network_than_the_config_says(refused, workdir):
     config = json.loads((workdir / "config.json").read_text())
     config["model"]["width_multiplier"] = 0.125
-    (workdir / "config.json").write_text(json.dumps(config))
+    tiny_run.set_config(workdir, config)
     message = refused(train.evaluate.main, "--workdir", workdir)
     assert_names(message, "its arrays are not those of this config", "block1_1")
     assert len(message) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("pool_padding", "one"), ("bn_epsilon", 0.1), ("image_size", 16)]
+)
+def test_config_json_that_is_not_the_checkpoints(refused, workdir, tmp_path, name, value):
+    """No array has another shape, and so the network would only be worse."""
+    config = json.loads((workdir / "config.json").read_text())
+    was, config["model"][name] = config["model"][name], value
+    (workdir / "config.json").write_text(json.dumps(config))
+    picture = tmp_path / "digit.png"
+    Image.new("L", (8, 8)).save(picture)
+    for program, *arguments in (
+        (train.evaluate.main, "--workdir", workdir),
+        (train.predict.main, "--workdir", workdir, picture),
+        (train.export.main, "--workdir", workdir, "--out", tmp_path / "out"),
+        (train.report.main, workdir, "--out", tmp_path / "out"),
+        (
+            train.main.main,
+            *tiny_run.ARGUMENTS,
+            f"--config.model.{name}={value}",
+            "--workdir",
+            workdir,
+        ),
+    ):
+        message = refused(program, *arguments)
+        assert_names(message, workdir / "config.json", f"model.{name} is {value!r}", repr(was))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_without_a_config_still_loads(workdir):
+    """As versions before wrote them."""
+    tiny_run.change_records(workdir, lambda proven: proven["record"].pop("config"))
+    assert googlenet_jax.load(str(workdir)).record.config == {}
 
 
 def test_checkpoints_that_are_a_file(refused, tmp_path):

@@ -107,7 +107,8 @@ def write_workdir(
     summary = {"weights": origin, "step": steps, "parameters": parameters, **environment()}
     with lock(workdir):
         with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
-            checkpoints.save(imported, Record([], info.to_dict(), origin))
+            record = Record([], info.to_dict(), origin, config=config.to_dict())
+            checkpoints.save(imported, record)
         write_config(workdir, config)
         store.write_json(workdir / "summary.json", summary)
     return summary

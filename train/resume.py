@@ -17,6 +17,7 @@ from googlenet_jax.errors import CheckpointError, ConfigError, DataError
 from googlenet_jax.loading import start_from
 from googlenet_jax.state import TrainState
 from googlenet_jax.store import WorkdirPath
+from googlenet_jax.workdir import check_recorded
 from train import console
 
 
@@ -70,7 +71,7 @@ def start(
     """
     if config.train.init_from:
         fresh = parallel.replicate(start_from(fresh, config.train.init_from), mesh)
-    return fresh, Record([], dataset.info.to_dict(), dataset.provenance)
+    return fresh, Record([], dataset.info.to_dict(), dataset.provenance, config=config.to_dict())
 
 
 def restore(
@@ -100,6 +101,7 @@ def restore(
             f"--workdir={workdir}: holds imported weights, not a run; start one from them, in "
             f"another directory, with --config.train.init_from={workdir}"
         )
+    check_recorded(workdir, saved, record.config)
     found, before = dataset.provenance["sha256"], record.provenance["sha256"]
     if found != before:
         raise DataError(f"{dataset.info.name}: sha256 is {found}; the run began with {before}")
@@ -114,7 +116,7 @@ def restore(
     for problem in problems:
         console.say(f"warning: {problem}; going back to the one before")
     console.say(f"resuming {workdir} at step {state.step} of {plan.total_steps}")
-    return state, dataclasses.replace(record, history=whole)
+    return state, dataclasses.replace(record, history=whole, config=config.to_dict())
 
 
 def check_extension(saved: Config, config: Config, num_examples: int, steps_done: int) -> None:

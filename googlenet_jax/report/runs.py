@@ -19,7 +19,7 @@ from googlenet_jax.errors import CheckpointError, UserError
 from googlenet_jax.loading import abstract_state, open_checkpoints
 from googlenet_jax.report.summary import best_entry, selection_metrics, selection_split
 from googlenet_jax.store import WorkdirPath
-from googlenet_jax.workdir import read_config
+from googlenet_jax.workdir import check_recorded, read_config
 
 WITHOUT_EFFECT = {name for name, field, _ in Config().options() if field.metadata["resumable"]} - {
     "train.epochs",
@@ -164,6 +164,7 @@ def read_run(workdir: WorkdirPath, name: str) -> Run:
     config = read_config(workdir)
     with open_checkpoints(workdir) as checkpoints:
         record = checkpoints.read_record(checkpoints.resolve("best"))
+    check_recorded(workdir, config, record.config)
     path = workdir / "metrics.jsonl"
     try:
         history = [
