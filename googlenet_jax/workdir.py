@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import json
+import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ from googlenet_jax.store import WorkdirPath
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
+FILES = (CONFIG, "metrics.jsonl", "summary.json", "curves.png")
+"""What a run writes beside its checkpoints."""
 
 
 @contextlib.contextmanager
@@ -24,29 +28,122 @@ def lock(workdir: WorkdirPath) -> Iterator[None]:
     The kernel frees the lock when the process ends, however it ends. A store has no locks: there
     nobody keeps another process away.
 
+    A start that fails before anything is written leaves nothing behind, new folders included.
+
     Raises:
-      UserError: another process trains there, or it is no directory that can be written.
+      UserError: another process trains there, it holds something else than a run, or it is no
+        directory that can be written.
     """
+    store.check(workdir)
+    try:
+        _check_own(workdir)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f"--workdir={workdir}: cannot be read: {error}") from error
     if not isinstance(workdir, Path):
-        store.check(workdir)
         try:
             # It stands for the folder, and shows before anything is computed whether one may write.
             store.write(workdir / CHECKPOINTS / ".folder", b"")
         except TrainingError as error:
-            raise UserError(f"--workdir={error}") from error
+            raise UserError(f"--workdir={workdir}: {error}") from error
         yield
         return
+    made: list[Path] = []
     try:
-        (workdir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        file = (workdir / ".lock").open("w")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
-    with file:
+        file = _open_lock(workdir, made)
+        with os.fdopen(file, "w"):
+            try:
+                yield
+            except BaseException:
+                _remove_unused(workdir, made)  # before the lock is free
+                raise
+    except BaseException:
+        _remove_unused(workdir, made)
+        raise
+
+
+def _check_own(workdir: WorkdirPath) -> None:
+    """Makes sure that a folder holds a run or nothing of the kind, and that it can be written to.
+
+    Raises:
+      UserError: something else would be overwritten, or is in the way.
+    """
+    # Every run makes the folder of its checkpoints before its other files; an export has none.
+    is_run = (workdir / CHECKPOINTS).is_dir()
+    for name in FILES:
+        path = workdir / name
+        if path.exists() and not is_run:
+            raise UserError(
+                f"--workdir={workdir}: holds {name} but no run; choose another directory"
+            )
+    if not isinstance(workdir, Path):
+        return
+    for path in [workdir / each for name in FILES for each in (name, f".{name}.tmp")]:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is not a regular file, and a run would write it; remove it")
+    if (workdir / "tensorboard").exists() and not (workdir / "tensorboard").is_dir():
+        raise UserError(f"{workdir / 'tensorboard'}: is no folder, and a run needs it; remove it")
+    if (workdir / CONFIG).exists():
+        read_config(workdir)
+
+
+def _open_lock(workdir: Path, made: list[Path]) -> int:
+    """The descriptor of the locked file; adds to `made` what had to be made for it.
+
+    Raises:
+      UserError: see `lock`.
+    """
+    path = workdir / ".lock"
+    for _ in range(100):
         try:
+            _make_folders(workdir, made)
+            is_new = not path.exists()
+            # Without waiting, as a pipe of that name would make it wait for ever.
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            continue  # a process that was refused has just removed the folder that it had made
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise UserError(f"{path}: is not a regular file; remove it")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A lock on a file that another process has just removed keeps nobody away.
+            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+                if is_new:
+                    made.append(path)
+                _make_folders(workdir / CHECKPOINTS, made)
+                return file
         except BlockingIOError as error:
+            os.close(file)
+            made.clear()  # the other process uses them
             raise UserError(f"--workdir={workdir}: another process is training there") from error
-        yield
+        except UserError:
+            os.close(file)
+            raise
+        except OSError as error:
+            os.close(file)
+            raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
+        os.close(file)
+    raise UserError(f"--workdir={workdir}: cannot be written: it goes away again and again")
+
+
+def _make_folders(folder: Path, made: list[Path]) -> None:
+    for each in [*reversed(folder.parents), folder]:
+        if not each.is_dir():
+            each.mkdir(exist_ok=True)
+            made.append(each)
+
+
+def _remove_unused(workdir: Path, made: list[Path]) -> None:
+    """Removes what was made for a run that has written nothing."""
+    if any((workdir / name).exists() for name in FILES):
+        return
+    with contextlib.suppress(OSError):  # a folder that is no longer empty stays
+        while made:
+            path = made.pop()
+            path.rmdir() if path.is_dir() else path.unlink()
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ import train.loop
 import train.main
 import train.predict
 import train.report
+from googlenet_jax.errors import UserError
+from googlenet_jax.workdir import lock
 from train import console
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -402,7 +404,7 @@ def test_checkpoints_of_another_network_than_the_config_says(refused, workdir):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("pool_padding", "one"), ("bn_epsilon", 0.1), ("image_size", 16)]
+    ("name", "value"), [("bn_momentum", 0.5), ("bn_epsilon", 0.1), ("image_size", 16)]
 )
 def test_config_json_that_is_not_the_checkpoints(refused, workdir, tmp_path, name, value):
     """No array has another shape, and so the network would only be worse."""
@@ -444,3 +446,60 @@ def test_an_evaluation_that_cannot_be_written(refused, workdir):
     (workdir / f"evaluation_test_{tiny_run.STEPS[-1]}.json").mkdir()
     arguments = ["--workdir", workdir, "--checkpoint", tiny_run.STEPS[-1]]
     assert_names(refused(train.evaluate.main, *arguments), "evaluation_test", "cannot be written")
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "summary.json"])
+def test_a_folder_that_is_no_runs(refused, tmp_path, name):
+    """Such as an export, whose config.json would be overwritten."""
+    (tmp_path / name).write_text("{}")
+    before = files(tmp_path)
+    message = refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", tmp_path)
+    assert_names(message, tmp_path, f"holds {name} but no run; choose another")
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "summary.json", "curves.png", ".config.json.tmp", ".lock"]
+)
+def test_a_folder_or_pipe_in_the_place_of_a_file(refused, workdir, name):
+    """It is found before the run has trained for hours."""
+    (workdir / name).unlink(missing_ok=True)
+    (workdir / name).mkdir()
+    assert_names(refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir), name)
+    (workdir / name).rmdir()
+    os.mkfifo(workdir / name)
+    assert_names(refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir), name)
+
+
+def test_a_refused_start_leaves_nothing(refused, tmp_path):
+    arguments = ["--config.data.path=/not/there", "--workdir", tmp_path / "a" / "b"]
+    refused(train.main.main, "--config=cifar10", *arguments)
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "c").mkdir()
+    refused(train.main.main, "--config=cifar10", *arguments[:-1], tmp_path / "c")
+    assert list((tmp_path / "c").iterdir()) == []
+
+
+def test_a_run_that_lost_its_checkpoints_starts_again(workdir, tmp_path):
+    """As one does that was killed before the first of them."""
+    shutil.rmtree(workdir / "checkpoints")
+    (workdir / "checkpoints").mkdir()
+    with lock(workdir):
+        pass
+    assert (workdir / "config.json").exists()
+
+
+def test_a_lock_on_a_removed_file_lets_nobody_in(tmp_path, monkeypatch):
+    """Between the opening of .lock and its locking, a refused process removes it."""
+    flock, removed = fcntl.flock, []
+
+    def remove_first(file, how):
+        if not removed:
+            removed.append((tmp_path / "run" / ".lock").unlink())
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with lock(tmp_path / "run"):
+        with pytest.raises(UserError, match="another process"), lock(tmp_path / "run"):
+            pass
+        assert (tmp_path / "run" / "checkpoints").is_dir()
