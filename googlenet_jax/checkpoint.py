@@ -180,6 +180,7 @@ class Checkpoints:
         self._settle()
         step = int(state.step)
         proven = {
+            "step": step,
             "record": dataclasses.asdict(record),
             "metrics": metrics,
             "leaves": _leaf_digests(state),
@@ -248,6 +249,8 @@ class Checkpoints:
         ]
         if changed:
             raise self._damaged(step, f"{len(changed)} arrays have changed, first {changed[0]}")
+        if int(state.step) != step:  # older versions recorded no step
+            raise self._damaged(step, f"it is the one of step {state.step}")
         return state, Record(**metadata["record"])
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Record, list[CheckpointError]]:
@@ -295,11 +298,12 @@ class Checkpoints:
             return  # killed before it was sealed
         except (OSError, ValueError) as error:
             raise self._damaged(step, f"{SEAL} cannot be read") from error
-        found = _file_digests(folder)
-        if not isinstance(sealed, dict) or found != sealed:
-            names = sorted(set(found.items()) ^ set(getattr(sealed, "items", dict)()))
-            where = names[0][0] if names else SEAL
-            raise self._damaged(step, f"file {where} is not as it was written")
+        if not isinstance(sealed, dict):
+            raise self._damaged(step, f"file {SEAL} is not as it was written")
+        found = _file_digests(folder)  # those of others, such as .DS_Store, do not matter
+        for name, expected in sorted(sealed.items()):
+            if found.get(name) != expected:
+                raise self._damaged(step, f"file {name} is not as it was written")
 
     def _read_metadata(self, step: int) -> dict[str, Any]:
         self._check_seal(step)  # first, because Orbax is loud about what it cannot read
@@ -308,6 +312,8 @@ class Checkpoints:
                 metadata = dict(self._orbax.checkpointables_metadata(step).custom_metadata)
             if metadata.pop("digest") != digest(canonical(metadata)):
                 raise ValueError("its record has changed")
+            if metadata.get("step", step) != step:
+                raise ValueError(f"it is the one of step {metadata['step']}")
             return metadata
         except Exception as error:  # as in `restore`
             raise self._damaged(step, f"cannot be read: {_first_line(error)}") from error

@@ -197,3 +197,23 @@ def test_another_network_is_refused(tmp_path, state):
     other = state.replace(params={**state.params, "fc": {"kernel": jnp.zeros((4, 3))}})
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError):
         checkpoints.restore(1, other)
+
+
+def test_a_folder_under_another_steps_name_is_damage(tmp_path, state):
+    """Resuming would take it for what it is not, and delete the true one."""
+    save(tmp_path, state, {3: score(0.5)})
+    (tmp_path / "3").rename(tmp_path / "4")
+    with (
+        Checkpoints(tmp_path, writable=False) as checkpoints,
+        pytest.raises(CheckpointError, match=r"checkpoint 4 .* is the one of step 3"),
+    ):
+        checkpoints.restore(4, jax.eval_shape(lambda: state))
+
+
+def test_files_of_others_in_a_checkpoint_do_not_matter(tmp_path, state):
+    save(tmp_path, state, {3: score(0.5)})
+    for name in (".DS_Store", "state/Thumbs.db", "_CHECKPOINT_METADATA~"):
+        (tmp_path / "3" / name).write_text("x")
+    with Checkpoints(tmp_path, writable=False) as checkpoints:
+        restored, _ = checkpoints.restore(3, jax.eval_shape(lambda: state))
+    assert_is(restored, at(state, 3))
