@@ -46,7 +46,7 @@ def lock(workdir: WorkdirPath) -> Iterator[None]:
             # It stands for the folder, and shows before anything is computed whether one may write.
             store.write(workdir / CHECKPOINTS / ".folder", b"")
         except TrainingError as error:
-            raise UserError(f"--workdir={workdir}: {error}") from error
+            raise UserError(f"--workdir={error}") from error
         yield
         return
     made: list[Path] = []
