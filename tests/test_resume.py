@@ -73,7 +73,7 @@ def undisturbed(tmp_path_factory):
 KILLS = [
     ("a step before any checkpoint", "train.epoch:check_finite", "after", 2),
     ("a save has begun", "googlenet_jax.checkpoint:Checkpoints.save", "after", 1),
-    ("committed, not yet sealed", "googlenet_jax.checkpoint:write_atomically", "before", 2),
+    ("committed, not yet sealed", "googlenet_jax.store:write_json", "before", 2),
     ("the clean-up has begun", "shutil:rmtree", "before", 1),
     ("the clean-up is half done", "os:rmdir", "before", 2),
     ("saved, not yet in metrics.jsonl", "train.loop:write_metrics", "before", 2),
