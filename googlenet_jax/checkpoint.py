@@ -45,6 +45,7 @@ class Record:
       provenance: of the data, see `Dataset`.
       epoch_seconds: what the steps of the unfinished epoch have taken so far.
       config: of the run, as a dict; empty in checkpoints of older versions.
+      warnings: of the epochs so far, by kind; see `report.health`.
     """
 
     history: list[dict[str, Any]]
@@ -52,6 +53,7 @@ class Record:
     provenance: dict[str, Any]
     epoch_seconds: float = 0.0
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    warnings: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class _Best:

@@ -5,6 +5,7 @@ device, and one program takes many steps; `Streamed` decodes one batch after the
 """
 
 import contextlib
+import functools
 import logging
 from collections.abc import Generator
 from typing import Any, Protocol, runtime_checkable
@@ -18,7 +19,7 @@ from googlenet_jax.config import Config
 from googlenet_jax.data import Dataset, Split, Stream
 from googlenet_jax.data.stream import Batch
 from googlenet_jax.errors import DataError, TrainingError
-from googlenet_jax.metrics import Metrics
+from googlenet_jax.metrics import Evaluation
 from googlenet_jax.state import Keys, TrainState
 
 
@@ -51,8 +52,8 @@ class Feed(Protocol):
           TrainingError: what decodes them is no more.
         """
 
-    def evaluate(self, state: TrainState, split: Split) -> Metrics:
-        """The metrics of every example of a split, each counted once, in inference mode.
+    def evaluate(self, state: TrainState, split: Split) -> Evaluation:
+        """The evaluation of every example of a split, each counted once, in inference mode.
 
         Raises:
           DataError: an image cannot be decoded.
@@ -121,18 +122,18 @@ class InMemory(_Common):
         """See `Feed`."""
         return self._program(*self._arguments(state, num_steps))
 
-    def evaluate(self, state: TrainState, split: Split) -> Metrics:
+    def evaluate(self, state: TrainState, split: Split) -> Evaluation:
         """See `Feed`."""
         arrays = self.dataset.splits[split]
-        metrics = step.evaluate(
+        evaluation = step.evaluate(
             state,
             arrays,
             batch_size=self._config.eval.batch_size,
             preprocess=self._for_evaluation,
             mesh=self._mesh,
         )
-        assert int(metrics.count.sum()) == len(arrays), "an image was lost or doubled"
-        return metrics
+        assert int(evaluation.count.sum()) == len(arrays), "an image was lost or doubled"
+        return evaluation
 
     def close(self) -> None:
         """See `Feed`."""
@@ -194,26 +195,27 @@ class Streamed(_Common):
             arrays = (batch.images, batch.labels)
             self._next = parallel.from_rows(arrays, self._config.train.batch_size, self._mesh)
 
-    def evaluate(self, state: TrainState, split: Split) -> Metrics:
+    def evaluate(self, state: TrainState, split: Split) -> Evaluation:
         """See `Feed`."""
         size = parallel.divisible(self._config.eval.batch_size, self._mesh)
-        metrics = parallel.replicate(Metrics.empty(self.dataset.info.num_classes), self._mesh)
+        parts: list[Evaluation] = []
         corrupt, rows = 0, parallel.rows(size, self._mesh)
         with contextlib.closing(self.dataset.evaluation_batches(split, size, rows)) as batches:
             for batch in batches:
                 self._check(batch, split)
                 corrupt += int((batch.corrupt >= 0).sum())
                 arrays = (batch.images, batch.labels, batch.counts)
-                metrics = step.evaluate_on_batch(
+                part = step.evaluate_on_batch(
                     state,
-                    metrics,
                     *parallel.from_rows(arrays, size, self._mesh),
                     preprocess=self._for_evaluation,
                     mesh=self._mesh,
                 )
-        seen = int(metrics.count.sum()) + parallel.total(corrupt)
+                parts.append(part)
+        evaluation = functools.reduce(Evaluation.merge, parts)
+        seen = int(evaluation.count.sum()) + parallel.total(corrupt)
         assert seen == len(self.dataset.splits[split]), "an image was lost or doubled"
-        return metrics
+        return evaluation
 
     def _check(self, batch: Batch, split: Split) -> None:
         """Refuses pictures that cannot be read, or names each of them once."""

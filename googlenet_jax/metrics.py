@@ -78,3 +78,37 @@ class Metrics:
             "per_class_accuracy": [float(accuracy) for accuracy in per_class],
             "examples": count,
         }
+
+
+@typing.no_type_check  # as above
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Evaluation(Metrics):
+    """The metrics of a split in inference mode, and what tells whether the network is healthy.
+
+    Attributes:
+      predicted: examples for which each class is the likeliest.
+      active: examples for which each channel of each ReLU is above 0 anywhere.
+    """
+
+    predicted: Int[Array, " classes"]
+    active: Int[Array, " relus"]
+
+    @classmethod
+    def of_inference(
+        cls,
+        logits: Float[Array, "batch classes"],
+        labels: Int[Array, " batch"],
+        losses: Float[Array, " batch"],
+        active: Bool[Array, "batch relus"],
+        mask: Bool[Array, " batch"] | None = None,
+    ) -> Self:
+        """The evaluation of one batch, in which examples with a false `mask` do not count."""
+        metrics = Metrics.of_batch(logits, labels, losses, mask)
+        counted = jnp.ones(labels.shape, bool) if mask is None else mask
+        guesses = jnp.zeros_like(metrics.count).at[logits.argmax(axis=1)]
+        return cls(
+            **vars(metrics),
+            predicted=guesses.add(counted.astype(jnp.int32)),
+            active=jnp.sum(active & counted[:, None], axis=0, dtype=jnp.int32),
+        )

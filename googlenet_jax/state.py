@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from googlenet_jax import models
 from googlenet_jax import optimizer as optimizers
@@ -125,8 +125,22 @@ class TrainState:
         """
         # Without copy=True, BatchNorm writes into what jax.grad traces and raises.
         model = nnx.merge(self.graphdef, params, self.batch_stats, copy=True)
-        logits, aux_logits = model(images, **kwargs)
+        # That capturing nothing is Flax's way to say that what layers sow is not wanted.
+        logits, aux_logits = nnx.capture(model)(images, **kwargs)
         return logits, aux_logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+    def infer(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> tuple[Float[Array, "batch classes"], Bool[Array, "batch relus"]]:
+        """Logits in inference mode, and whether each channel of each ReLU is above 0 anywhere.
+
+        Args:
+          images: normalised, NHWC.
+        """
+        model = nnx.merge(self.graphdef, self.params, self.batch_stats, copy=True)
+        (logits, _), captured = nnx.capture(model, nnx.Intermediate)(images, train=False)
+        relus = jax.tree.leaves(captured)
+        return logits, jnp.concatenate([(x > 0).any(axis=(1, 2)) for x in relus], axis=1)
 
 
 def create(

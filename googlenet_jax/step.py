@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 from googlenet_jax import parallel
 from googlenet_jax.data import Arrays
 from googlenet_jax.loss import cross_entropy, training_loss
-from googlenet_jax.metrics import Metrics
+from googlenet_jax.metrics import Evaluation, Metrics
 from googlenet_jax.state import StepReport, TrainState
 
 Images = Float[Array, "batch height width channels"]
@@ -189,8 +189,8 @@ def eval_step(
     images: Images,
     labels: Int[Array, " batch"],
     mask: Bool[Array, " batch"] | None = None,
-) -> Metrics:
-    """The metrics of one batch in inference mode; examples with a false `mask` do not count.
+) -> Evaluation:
+    """The evaluation of one batch in inference mode; examples with a false `mask` do not count.
 
     Args:
       state: of which the weights are used.
@@ -198,8 +198,8 @@ def eval_step(
       labels: class indices.
       mask: None: all count.
     """
-    logits, _, _ = state.apply(state.params, images, train=False)
-    return Metrics.of_batch(logits, labels, cross_entropy(logits, labels), mask)
+    logits, active = state.infer(images)
+    return Evaluation.of_inference(logits, labels, cross_entropy(logits, labels), active, mask)
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "preprocess", "mesh"))
@@ -210,36 +210,33 @@ def evaluate(
     batch_size: int,
     preprocess: Preprocess,
     mesh: Mesh | None = None,
-) -> Metrics:
-    """The metrics of every example of `data`, each counted once, in inference mode.
+) -> Evaluation:
+    """The evaluation of every example of `data`, each counted once, in inference mode.
 
     Batches are split over the devices of `mesh`, and made larger if the devices do not divide
     them. The last one is filled up with repetitions that do not count.
     """
     size, batch_size = len(data.labels), parallel.divisible(batch_size, mesh)
 
-    def body(index: Array, metrics: Metrics) -> Metrics:
+    def evaluate_batch(index: Array) -> Evaluation:
         wanted = index * batch_size + jnp.arange(batch_size)
         chosen = parallel.split(jnp.minimum(wanted, size - 1), mesh)
         images = preprocess(None, data.images[chosen])
-        return metrics.merge(eval_step(state, images, data.labels[chosen], wanted < size))
+        return eval_step(state, images, data.labels[chosen], wanted < size)
 
-    num_batches = -(-size // batch_size)
-    nothing = jax.tree.map(jnp.zeros_like, state.metrics)
-    return parallel.whole(lax.fori_loop(0, num_batches, body, nothing), mesh)
+    batches = lax.map(evaluate_batch, jnp.arange(-(-size // batch_size)))
+    return parallel.whole(jax.tree.map(lambda each: each.sum(axis=0), batches), mesh)
 
 
 @functools.partial(jax.jit, static_argnames=("preprocess", "mesh"))
 def evaluate_on_batch(
     state: TrainState,
-    metrics: Metrics,
     images: Pixels,
     labels: Int[Array, " batch"],
     mask: Bool[Array, " batch"],
     *,
     preprocess: Preprocess,
     mesh: Mesh | None = None,
-) -> Metrics:
-    """Adds to `metrics` those of the examples of a batch with a true `mask`, in inference mode."""
-    found = eval_step(state, preprocess(None, images), labels, mask)
-    return parallel.whole(metrics.merge(found), mesh)
+) -> Evaluation:
+    """The evaluation of the examples of a batch with a true `mask`, in inference mode."""
+    return parallel.whole(eval_step(state, preprocess(None, images), labels, mask), mesh)

@@ -14,9 +14,10 @@ from googlenet_jax import data, feeds, parallel, state, store
 from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
 from googlenet_jax.data import Split, encoded
-from googlenet_jax.metrics import Metrics
+from googlenet_jax.metrics import Evaluation, Metrics
+from googlenet_jax.report import health
 from googlenet_jax.report.curves import draw_curves
-from googlenet_jax.report.summary import selection_metrics, summarize
+from googlenet_jax.report.summary import selection_metrics, selection_split, summarize
 from googlenet_jax.report.tensorboard import TensorBoard
 from googlenet_jax.state import Keys, TrainState
 from googlenet_jax.store import WorkdirPath
@@ -130,35 +131,42 @@ def train_epochs(
         for epoch in range(len(record.history), run.plan.epochs):
             train_state, train_seconds = train_epoch(run, train_state, record, epoch)
             started, steps_done = time.monotonic(), int(train_state.step)
-            metrics = {Split.TRAIN: train_state.metrics}
+            evaluated: dict[Split, Evaluation] = {}
             if (epoch + 1) % every == 0 or epoch + 1 == run.plan.epochs:
                 unfinished = dataclasses.replace(record, epoch_seconds=train_seconds)
                 save = functools.partial(run.checkpoints.save, train_state, unfinished)
                 with saved_if_data_fail(save):
-                    metrics |= evaluate_splits(run, train_state)
+                    evaluated = evaluate_splits(run, train_state)
             images = (steps_done - epoch * run.plan.steps_per_epoch) * run.config.train.batch_size
             entry: dict[str, Any] = {
                 "epoch": epoch + 1,
                 "step": steps_done,
-                **scalars(metrics),
+                **scalars({Split.TRAIN: train_state.metrics, **evaluated}),
                 **norms(train_state),
                 "learning_rate": float(run.schedule(steps_done - 1)),
                 "images_per_second": images / train_seconds,
                 "seconds": train_seconds + time.monotonic() - started,
             }
+            history = [*record.history, entry]
+            evaluation = evaluated.get(Split(selection_split(entry)))
+            names = run.feed.dataset.info.class_names
+            found = health.check(history, train_state.metrics, evaluation, names)
+            new = {kind: text for kind, text in found.items() if kind not in record.warnings}
             record = dataclasses.replace(
-                record, history=[*record.history, entry], epoch_seconds=0.0
+                record, history=history, epoch_seconds=0.0, warnings=record.warnings | new
             )
             # The checkpoint first: what metrics.jsonl lacks is rewritten from it on resume.
             run.checkpoints.save(train_state, record, selection_metrics(entry))
             write_metrics(folder, record.history)
             board.write(entry)
-            console.say(messages.epoch_line(record.history, run.plan))
+            console.say(messages.epoch_line(history, run.plan))
+            for text in new.values():
+                console.say(f"warning: {text}")
     return record
 
 
-def evaluate_splits(run: Run, train_state: TrainState) -> dict[Split, Metrics]:
-    """The metrics of every split but the training one, on each of its images."""
+def evaluate_splits(run: Run, train_state: TrainState) -> dict[Split, Evaluation]:
+    """The evaluation of every split but the training one, on each of its images."""
     splits = (split for split in run.feed.dataset.splits if split is not Split.TRAIN)
     return {split: run.feed.evaluate(train_state, split) for split in splits}
 

@@ -127,6 +127,13 @@ def batch_norm(channels: int, config: ModelConfig) -> nnx.BatchNorm:
     return norm
 
 
+def relu(module: nnx.Module, x: Features) -> Features:
+    """The ReLU of `x`; `nnx.capture` finds it in `module`, as an `nnx.Intermediate`."""
+    x = jax.nn.relu(x)
+    module.sow(nnx.Intermediate, "relu", x)
+    return x
+
+
 class Unit(nnx.Module):
     """Convolution, BatchNorm if the network has it, ReLU."""
 
@@ -144,7 +151,7 @@ class Unit(nnx.Module):
         """What follows the convolution."""
         if self.bn is not None:
             x = self.bn(x, use_running_average=not train)
-        return jax.nn.relu(x)
+        return relu(self, x)
 
 
 def apply_together(units: list[Unit], x: Images, train: bool) -> list[Features]:

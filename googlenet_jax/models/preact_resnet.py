@@ -9,12 +9,20 @@ initial weights of convolutions are uniform with the variance of its normal ones
 classifier's are those of `layers.Linear`.
 """
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from googlenet_jax.config import ModelConfig
-from googlenet_jax.models.layers import Conv, Features, Images, Linear, batch_norm, resize, scaled
+from googlenet_jax.models.layers import (
+    Conv,
+    Features,
+    Images,
+    Linear,
+    batch_norm,
+    relu,
+    resize,
+    scaled,
+)
 
 STAGES = {1: (64, 1), 2: (128, 2), 3: (256, 2)}  # channels, and the stride of the first block
 STEM = 16
@@ -38,12 +46,12 @@ class Block(nnx.Module):
 
     def __call__(self, x: Images, train: bool) -> Features:
         """The input plus what the block adds to it."""
-        active = jax.nn.relu(self.bn1(x, use_running_average=not train))
+        active = relu(self, self.bn1(x, use_running_average=not train))
         if self.shortcut is not None:
             x = self.shortcut(active)
         y = self.conv1(active)
-        y = self.conv2(jax.nn.relu(self.bn2(y, use_running_average=not train)))
-        y = self.conv3(jax.nn.relu(self.bn3(y, use_running_average=not train)))
+        y = self.conv2(relu(self, self.bn2(y, use_running_average=not train)))
+        y = self.conv3(relu(self, self.bn3(y, use_running_average=not train)))
         return x + y
 
 
@@ -78,5 +86,5 @@ class PreActResNet(nnx.Module):
         x = self.conv1(resize(x, self.image_size))
         for name in self.blocks:
             x = getattr(self, name)(x, train)
-        x = jax.nn.relu(self.bn(x, use_running_average=not train))
+        x = relu(self, self.bn(x, use_running_average=not train))
         return self.fc(x.mean(axis=(1, 2))), ()

@@ -46,6 +46,7 @@ def summarize(config: Config, record: Record, parameters: int) -> dict[str, Any]
         "dataset": record.dataset,
         "data": record.provenance,
         "init_from": config.train.init_from,
+        "warnings": list(record.warnings.values()),
         "wall_seconds": sum(entry["seconds"] for entry in record.history),
         **environment(),
     }
