@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from googlenet_jax import parallel, store
-from googlenet_jax.errors import CheckpointError, no_logging
+from googlenet_jax.errors import CheckpointError, UserError, no_logging
 from googlenet_jax.state import TrainState
 from googlenet_jax.store import WorkdirPath
 
@@ -54,6 +55,10 @@ class Record:
     epoch_seconds: float = 0.0
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     warnings: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint that cannot be read or is not as it was written: of no use to anybody."""
 
 
 class _Best:
@@ -83,24 +88,22 @@ class Checkpoints:
     Args:
       directory: one folder a step.
       writable: False for programs that only read; they clean up nothing.
+
+    Raises:
+      CheckpointError: something else than a checkpoint has the name of one, or none can be listed.
     """
 
     def __init__(self, directory: WorkdirPath, *, writable: bool = True):
-        policies = ocp.training.preservation_policies
         self._directory = directory
-        self._exit = contextlib.ExitStack()
-        if isinstance(directory, Path):
-            self._local = directory.absolute()
-        else:
-            self._local = Path(self._exit.enter_context(tempfile.TemporaryDirectory()))
-            store.download(directory, self._local, SEAL)
-            self._background = self._exit.enter_context(ThreadPoolExecutor(1))
-        self._orbax = ocp.training.Checkpointer(
-            self._local,
-            save_decision_policy=ocp.training.save_decision_policies.PreemptionCheckpointingPolicy(),
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), _Best(self)]),
-            cleanup_tmp_directories=writable,
-        )
+        with contextlib.ExitStack() as stack:
+            if isinstance(directory, Path):
+                self._local = stack.enter_context(_plainly_named(directory.absolute()))
+            else:
+                self._local = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                store.download(directory, self._local, SEAL)
+                self._background = stack.enter_context(ThreadPoolExecutor(1))
+            self._orbax = self._open(writable)
+            self._exit = stack.pop_all()
         self._sealing: Callable[[], None] | None = None
         self._metrics: dict[int, dict[str, float]] = {}
         self._damage: list[CheckpointError] = []
@@ -110,6 +113,28 @@ class Checkpoints:
                     self._metrics[step] = metrics
             except CheckpointError as error:
                 self._damage.append(error)
+
+    def _open(self, writable: bool) -> Any:
+        policies = ocp.training.preservation_policies
+        try:
+            _check_entries(self._local, self._directory)
+            with no_logging():
+                return ocp.training.Checkpointer(
+                    self._local,
+                    save_decision_policy=(
+                        ocp.training.save_decision_policies.PreemptionCheckpointingPolicy()
+                    ),
+                    preservation_policy=policies.AnyPreservationPolicy(
+                        [policies.LatestN(2), _Best(self)]
+                    ),
+                    cleanup_tmp_directories=writable,
+                )
+        except CheckpointError:
+            raise
+        except Exception as error:  # Orbax raises almost anything
+            raise CheckpointError(
+                f"{self._directory}: cannot be read: {_first_line(error)}"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -145,16 +170,13 @@ class Checkpoints:
         """
         if name == "best" and self._damage:
             raise self._damage[0]
-        step: int | None
-        if name == "best":
-            step = self.best
-        elif name == "latest":
-            step = max(self.steps, default=None)
-        else:
-            step = int(name) if name.isdecimal() else None
-        if step is None or step not in self.steps:
+        steps = {str(step): step for step in self.steps}
+        latest = max(self.steps, default=None)
+        step = {"best": self.best, "latest": latest, **steps}.get(name)
+        if step is None:
+            shown = name if len(name) < 50 else f"{name[:50]}..."
             raise CheckpointError(
-                f"{self._directory}: no checkpoint {name!r}; there are: "
+                f"{self._directory}: no checkpoint {shown!r}; there are: "
                 f"{', '.join(map(str, self.steps)) or 'none'} (or best, latest)"
             )
         return step
@@ -252,20 +274,24 @@ class Checkpoints:
         if changed:
             raise self._damaged(step, f"{len(changed)} arrays have changed, first {changed[0]}")
         if int(state.step) != step:  # older versions recorded no step
-            raise self._damaged(step, f"it is the one of step {state.step}")
+            raise self._renamed(step, int(state.step))
         return state, Record(**metadata["record"])
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Record, list[CheckpointError]]:
-        """The newest checkpoint that verifies, and what was wrong with newer ones.
+        """The newest checkpoint that verifies, and how newer ones are damaged.
 
         Raises:
-          CheckpointError: none verifies.
+          CheckpointError: none verifies, or one of them is whole but not what its name says: the
+            run would delete it sooner or later, and somebody may want it.
         """
+        for error in self._damage:
+            if not isinstance(error, DamagedError):
+                raise error
         problems: list[CheckpointError] = []
         for step in reversed(self.steps):
             try:
                 state, record = self.restore(step, like)
-            except CheckpointError as error:
+            except DamagedError as error:
                 problems.append(error)
                 continue
             return state, record, problems
@@ -302,10 +328,15 @@ class Checkpoints:
             raise self._damaged(step, f"{SEAL} cannot be read") from error
         if not isinstance(sealed, dict):
             raise self._damaged(step, f"file {SEAL} is not as it was written")
-        found = _file_digests(folder)  # those of others, such as .DS_Store, do not matter
+        # Files that are not in it are those of others, such as .DS_Store, and do not matter.
         for name, expected in sorted(sealed.items()):
-            if found.get(name) != expected:
-                raise self._damaged(step, f"file {name} is not as it was written")
+            try:
+                path = folder / name
+                is_same = path.is_file() and _file_digest(path) == expected
+            except (OSError, ValueError):  # ValueError: a NUL in the name
+                is_same = False
+            if not is_same:
+                raise self._damaged(step, f"file {name[:100]} is not as it was written")
 
     def _read_metadata(self, step: int) -> dict[str, Any]:
         self._check_seal(step)  # first, because Orbax is loud about what it cannot read
@@ -314,14 +345,67 @@ class Checkpoints:
                 metadata = dict(self._orbax.checkpointables_metadata(step).custom_metadata)
             if metadata.pop("digest") != digest(canonical(metadata)):
                 raise ValueError("its record has changed")
-            if metadata.get("step", step) != step:
-                raise ValueError(f"it is the one of step {metadata['step']}")
-            return metadata
+            Record(**metadata["record"])
+            if metadata["metrics"]:
+                rank(metadata["metrics"])
         except Exception as error:  # as in `restore`
             raise self._damaged(step, f"cannot be read: {_first_line(error)}") from error
+        if metadata.get("step", step) != step:
+            raise self._renamed(step, metadata["step"])
+        return metadata
 
-    def _damaged(self, step: int, why: str) -> CheckpointError:
-        return CheckpointError(f"checkpoint {step} in {self._directory} is damaged: {why}")
+    def _damaged(self, step: int, why: str) -> DamagedError:
+        return DamagedError(f"checkpoint {step} in {self._directory} is damaged: {why}")
+
+    def _renamed(self, step: int, true_step: int) -> CheckpointError:
+        return CheckpointError(
+            f"checkpoint {step} in {self._directory} is the one of step {true_step}: give its "
+            "folder that name back, or move it to another place"
+        )
+
+
+def _check_entries(folder: Path, shown: WorkdirPath) -> None:
+    """Makes sure that what Orbax takes for a checkpoint is a folder of plain files.
+
+    It lists every name that is a number to a regular expression, digits of other scripts and a line
+    break at the end included; and to open a pipe would take for ever.
+
+    Args:
+      folder: of the checkpoints.
+      shown: its name, for messages.
+
+    Raises:
+      CheckpointError: it is not.
+    """
+    for path in folder.iterdir():
+        if not re.search(r"^(0|[1-9]\d*)$", path.name):
+            continue
+        if not re.fullmatch("[0-9]{1,18}", path.name) or path.is_symlink() or not path.is_dir():
+            raise CheckpointError(f"{shown / path.name}: is no checkpoint; move it away")
+        for each in path.rglob("*"):
+            if not (each.is_file() or each.is_dir()):
+                raise CheckpointError(
+                    f"{shown / each.relative_to(folder)}: is not a regular file; move it away"
+                )
+
+
+@contextlib.contextmanager
+def _plainly_named(folder: Path) -> Iterator[Path]:
+    """A path of the folder that Orbax and TensorStore take for a path.
+
+    They take one with brackets in it for a pattern, and a backslash for something else.
+    """
+    if re.fullmatch(r"[\w/.,:;=+~@#%&()' -]*", str(folder)):
+        yield folder
+        return
+    if jax.process_count() > 1:  # they would tell each other of paths that only one of them has
+        raise UserError(
+            f"{folder}: many processes cannot save in a path of such characters; choose another"
+        )
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "checkpoints"
+        link.symlink_to(folder)
+        yield link
 
 
 def _leaf_digests(state: TrainState) -> dict[str, str]:
@@ -341,8 +425,14 @@ def _describe(leaf: Any) -> str:
 
 
 def _file_digests(folder: Path) -> dict[str, str]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEAL)
-    return {p.relative_to(folder).as_posix(): digest(p.read_bytes()) for p in files}
+    # Orbax hides none of its files; file managers, which may change theirs later, do.
+    files = sorted(p for p in folder.rglob("[!.]*") if p.is_file() and p.name != SEAL)
+    return {p.relative_to(folder).as_posix(): _file_digest(p) for p in files}
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(*parts: bytes) -> str:

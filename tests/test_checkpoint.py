@@ -1,13 +1,16 @@
 """Checkpoints: what is kept, what comes back, and that damage is found wherever it is."""
 
 import dataclasses
+import os
 import random
+import re
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_run
 from tiny import make_data, make_state, noisy
 
 from googlenet_jax import step
@@ -199,15 +202,116 @@ def test_another_network_is_refused(tmp_path, state):
         checkpoints.restore(1, other)
 
 
-def test_a_folder_under_another_steps_name_is_damage(tmp_path, state):
-    """Resuming would take it for what it is not, and delete the true one."""
-    save(tmp_path, state, {3: score(0.5)})
-    (tmp_path / "3").rename(tmp_path / "4")
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_folder_under_another_steps_name_is_refused(tmp_path, state, is_old):
+    """Resuming would take it for what it is not, or delete it as damaged."""
+    save(tmp_path, state, {3: score(0.5), 5: None})
+    (tmp_path / "5").rename(tmp_path / "8")
+    if is_old:  # versions before did not record the step
+        tiny_run.change_records(tmp_path.parent, lambda p: p.pop("step"), tmp_path.name)
+    with Checkpoints(tmp_path) as checkpoints:
+        for restore in (
+            lambda: checkpoints.restore(8, jax.eval_shape(lambda: state)),
+            lambda: checkpoints.restore_newest(state),
+        ):
+            with pytest.raises(CheckpointError, match=r"checkpoint 8 .* is the one of step 5"):
+                restore()
+        assert checkpoints.steps == [3, 8]
+
+
+def test_a_whole_checkpoint_of_another_network_is_not_deleted(tmp_path, state):
+    save(tmp_path, state, {1: None, 2: None})
+    other = state.replace(params={**state.params, "more": jnp.zeros(3)})
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(CheckpointError, match="not those of this config"):
+            checkpoints.restore_newest(other)
+        assert checkpoints.steps == [1, 2]
+
+
+STRAYS = ["12 copy", "007", "٩", ".DS_Store", "notes", "-3", "1e3", "12.old"]
+
+
+def test_other_names_among_the_checkpoints_do_not_matter(tmp_path, state):
+    for name in STRAYS:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "seal.json").write_text("{}")
+    save(tmp_path, state, {1: None, 2: None, 3: None})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps == [2, 3]
+        assert_is(checkpoints.restore_newest(state)[0], at(state, 3))
+    assert {path.name for path in tmp_path.iterdir()} == {"2", "3", *STRAYS}
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("12", lambda path: path.write_text("precious")),
+        ("12", os.mkfifo),
+        ("12", lambda path: path.symlink_to("elsewhere")),
+        ("12", lambda path: path.symlink_to(path)),
+        ("1٢", os.mkdir),
+        ("12\n", os.mkdir),
+        ("9" * 200, os.mkdir),
+        ("1/_CHECKPOINT_METADATA", os.mkfifo),
+        ("1/state/pipe", os.mkfifo),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(tmp_path, state, name, make):
+    """Orbax lists all of these, and fails or waits for ever."""
+    save(tmp_path, state, {1: None})
+    (tmp_path / name).unlink(missing_ok=True)
+    make(tmp_path / name)
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / name}: is n")):
+        Checkpoints(tmp_path)
+    assert (tmp_path / name).is_symlink() or (tmp_path / name).exists()
+    assert (tmp_path / "1" / SEAL).exists()
+
+
+DEEP = b"[" * 100_000
+CONTENTS = [b"", b"{", b"[]", b"0", b"null", b'{"x": {}}', b'{"x\\u0000": 1}', b"\x00\xff", DEEP]
+CONTENTS += [b'{"../../x": 1}', b'{"custom_metadata": []}', b'{"custom_metadata": {"digest": {}}}']
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=lambda content: str(content[:20]))
+@pytest.mark.parametrize("name", [SEAL, "_CHECKPOINT_METADATA", "state/_METADATA"])
+def test_contents_of_any_kind_are_told_in_a_line(tmp_path, state, whole, caplog, name, content):
+    """And not in the libraries' logs, which would print the file's bytes as they are."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "2" / SEAL).unlink()  # which would find every change
+    (tmp_path / "2" / name).write_bytes(content)
+    with pytest.raises(CheckpointError), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.restore(2, state)
+    assert (tmp_path / "2").exists()
+    assert not caplog.records
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, state):
+    folder = tmp_path_factory.mktemp("whole")
+    save(folder, state, {1: None, 2: None})
+    return folder
+
+
+@pytest.mark.parametrize("name", ["9" * 5000, "٢", "02", "+2", "2 ", "2_0", "1" * 30])
+def test_names_of_no_checkpoint(whole, name):
     with (
-        Checkpoints(tmp_path, writable=False) as checkpoints,
-        pytest.raises(CheckpointError, match=r"checkpoint 4 .* is the one of step 3"),
+        Checkpoints(whole, writable=False) as checkpoints,
+        pytest.raises(CheckpointError, match=r"no checkpoint .*; there are: 1, 2 \(or") as error,
     ):
-        checkpoints.restore(4, jax.eval_shape(lambda: state))
+        checkpoints.resolve(name)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["lr[0.1]", "a\\b", "*?${}~%#:'\"\\ \t\n[é]"])
+def test_a_path_of_any_characters(tmp_path, state, name):
+    """Orbax takes brackets for a pattern, and TensorStore a backslash for an escape."""
+    (tmp_path / name).mkdir()
+    save(tmp_path / name, state, {1: None, 2: None, 3: None})
+    with Checkpoints(tmp_path / name) as checkpoints:
+        assert checkpoints.steps == [2, 3]
+        assert_is(checkpoints.restore(3, state)[0], at(state, 3))
+        checkpoints.delete_newer(2)
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["2"]
 
 
 def test_files_of_others_in_a_checkpoint_do_not_matter(tmp_path, state):

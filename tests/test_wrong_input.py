@@ -293,6 +293,20 @@ def test_all_checkpoints_damaged(refused, workdir):
     assert files(workdir) == before
 
 
+def test_a_renamed_checkpoint_is_not_deleted(refused, workdir):
+    """It looks damaged, but it is whole, and somebody may want it."""
+    folder = workdir / "checkpoints"
+    (folder / "9").rename(folder / "10")
+    before = files(workdir)
+    message = refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir)
+    assert_names(message, "checkpoint 10", folder, "is the one of step 9", "move it")
+    (folder / "8").rename(folder / "9")
+    message = refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir)
+    assert_names(message, "is the one of step 8")
+    (folder / "9").rename(folder / "8")
+    assert files(workdir) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "culprits"),
     [

@@ -36,9 +36,9 @@ def make(tmp_path_factory, arguments=ARGUMENTS) -> Path:
     return workdir
 
 
-def change_records(workdir: Path, change) -> None:
+def change_records(workdir: Path, change, checkpoints="checkpoints") -> None:
     """Changes what the checkpoints record, as a version that wrote something else would have."""
-    for folder in (workdir / "checkpoints").iterdir():
+    for folder in (workdir / checkpoints).iterdir():
         path = folder / "_CHECKPOINT_METADATA"
         values = json.loads(path.read_text())
         proven = values["custom_metadata"]
