@@ -1,0 +1,250 @@
+"""The process in which inputs are read: `python -m tests.fuzz.child TARGET OUT SEED`.
+
+It reads the numbers of its inputs from stdin, and prints a line of JSON once it is ready and one
+for each input.
+"""
+
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from googlenet_jax.errors import UserError, printable
+from tests.fuzz import mutate, targets
+
+SECONDS = 5.0  # of CPU time, so that other programs on the machine do not count
+WALL_SECONDS = 10.0
+BYTES = 2**30  # that one input may take
+FINE = ("refused", "same", "changed")
+FAILED = 70  # exit status, if the fuzzer itself does
+MAX_LINE = 1000  # characters that a person may have to read
+ROOT = Path(__file__).parents[2]
+OURS = tuple(str(ROOT / name) + os.sep for name in ("googlenet_jax", "train", "tests"))
+
+HARM = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect"}
+_harm: list[str] = []
+
+
+def watch(event: str, arguments: tuple[Any, ...]) -> None:
+    """Notes what no reader of data has to do."""
+    is_evil = event == "import" and str(arguments[0]).startswith("fuzz_evil")
+    if event in HARM or is_evil:
+        _harm.append(f"{event} {str(arguments)[:100]}")
+
+
+class SlowError(BaseException):
+    """The input took too long; no `except Exception` swallows it."""
+
+
+def too_slow(number: int, frame: Any) -> None:
+    """Handles the alarm."""
+    raise SlowError
+
+
+def samples(target: targets.Target, folder: Path) -> dict[str, dict[str, bytes]]:
+    """The files of each sample, by name; made if they are not there."""
+    if not folder.exists():
+        new = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        target.make(new)
+        new.rename(folder)
+    found: dict[str, dict[str, bytes]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            sample, _, name = path.relative_to(folder).as_posix().partition("/")
+            found.setdefault(sample, {})[name] = path.read_bytes()
+    return found
+
+
+def choose(
+    target: targets.Target, rng: random.Random, found: dict[str, dict[str, bytes]]
+) -> tuple[str, str, bytes | str]:
+    """A sample, one of its files, and the file's new content or what stands in its place."""
+    sample = rng.choice(list(found))
+    files = [name for name in found[sample] if mutation_of(target, name)]
+    name = rng.choice(files)
+    if target.is_file and rng.random() < 0.02:
+        return sample, name, rng.choice(["absent", "empty", "folder", "pipe", "loop", "device"])
+    mutation = mutation_of(target, name)
+    assert mutation is not None
+    return sample, name, mutation(rng, found[sample][name])
+
+
+def mutation_of(target: targets.Target, name: str) -> mutate.Mutation | None:
+    """What changes a file of that name."""
+    for part, mutation in target.mutations.items():
+        if name.endswith(part) or (part.endswith("/") and part in f"/{name}"):
+            return mutation
+    return None
+
+
+def place(path: Path, content: bytes | str) -> None:
+    """Puts a file, or something that is none, where a file was."""
+    remove(path)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "empty":
+        path.touch()
+    elif content == "folder":
+        path.mkdir()
+    elif content == "pipe":
+        os.mkfifo(path)
+    elif content == "loop":
+        path.symlink_to(path.name)
+    elif content == "device":
+        path.symlink_to("/dev/zero")
+
+
+def remove(path: Path) -> None:
+    """Whatever it is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def limits() -> Iterator[None]:
+    """Ends what takes too long, and refuses memory beyond what the process has by now.
+
+    It is addresses that are counted, so that nothing is filled before it is refused.
+    """
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + BYTES, hard))
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
+def outcome(target: targets.Target, folder: Path, same: str | None) -> tuple[str, str]:
+    """What comes of reading a sample, and more about it.
+
+    Args:
+      target: of the sample.
+      folder: of the sample.
+      same: what the whole sample says; None where it is being asked.
+    """
+    try:
+        # What reads the first time loads libraries.
+        with limits() if same is not None else contextlib.nullcontext():
+            found = repr(target.read(folder))
+    except SlowError:
+        return "slow", ""
+    except BaseException as error:
+        chain: list[BaseException] = [error]
+        while inner := chain[-1].__cause__ or chain[-1].__context__:
+            chain.append(inner)
+        if any(isinstance(each, SlowError) for each in chain):
+            return "slow", ""
+        if any(isinstance(each, MemoryError) for each in chain):
+            return "memory", printable(error)[:200]
+        if not isinstance(error, UserError):
+            frames = traceback.extract_tb(error.__traceback__)
+            where = [f for f in frames if f.filename.startswith(OURS)][-1]
+            what = f"{type(error).__name__}: {printable(error)[:200]}"
+            return "traceback", f"{Path(where.filename).name}:{where.lineno} {what}"
+        line = printable(" ".join(str(error).split()))
+        return ("refused" if len(line) <= MAX_LINE else "long line"), line[:300]
+    if same is None or found == same:
+        return "same", found
+    return "changed", ""
+
+
+def main(name: str, out: Path, seed: int) -> None:
+    """Reads the inputs whose numbers stdin names."""
+    indices = json.loads(sys.stdin.read())
+    answers, complaints = os.fdopen(os.dup(1), "w"), os.dup(2)
+    work = out / "work" / f"{name}.{os.getpid()}"
+    # What readers print would be lines between those of the programs.
+    with Path(f"{work}.printed").open("wb+") as printed:
+        for stream in (1, 2):
+            os.dup2(printed.fileno(), stream)
+        try:
+            for answer in answer_all(name, out, work, seed, indices, printed.fileno()):
+                answers.write(json.dumps(answer) + "\n")
+                answers.flush()
+        except Exception:
+            os.dup2(complaints, 2)
+            traceback.print_exc()
+            os._exit(FAILED)
+    shutil.rmtree(work)
+    Path(f"{work}.printed").unlink()
+
+
+def answer_all(
+    name: str, out: Path, work: Path, seed: int, indices: list[int], printed: int
+) -> Iterator[dict[str, Any]]:
+    """Yields once the samples are there, and an answer for each input."""
+    target = targets.find(name)
+    found = samples(target, out / "samples" / name)
+    shutil.copytree(out / "samples" / name, work)
+    signal.signal(signal.SIGPROF, too_slow)
+    signal.signal(signal.SIGALRM, too_slow)
+    same = {}
+    for sample in found:
+        kind, same[sample] = outcome(target, work / sample, None)
+        if kind != "same":
+            yield {"broken": f"{sample}: {kind}: {same[sample]}"}
+    sys.addaudithook(watch)
+    yield {"ready": len(found)}
+    for index in indices:
+        rng = random.Random(f"{seed} {name} {index}")
+        sample, file, content = choose(target, rng, found)
+        folder = work / sample
+        place(folder / file, content)
+        touched = [file]
+        if target.forge and isinstance(content, bytes):
+            touched += target.forge(folder)
+        before = os.fstat(printed).st_size
+        _harm.clear()
+        mutate.CALLED.clear()
+        started = time.monotonic()
+        kind, more = outcome(target, folder, same[sample])
+        answer = {"index": index, "seconds": round(time.monotonic() - started, 4)}
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if mutate.CALLED or (_harm and not target.runs_code):
+            kind, more = "ran code", "; ".join(_harm) or "call_me"
+        elif kind == "changed" and target.is_proven:
+            kind = "changed unnoticed"
+        elif kind in FINE and os.fstat(printed).st_size > before:
+            text = os.pread(printed, 500, before)
+            kind, more = "noisy", printable(text.decode(errors="replace"))
+        answer |= {"outcome": kind, "more": more if kind != "same" else ""}
+        if kind not in FINE:
+            kind_of_file = f" ({content})" if isinstance(content, str) else ""
+            answer |= {"sample": sample, "file": file + kind_of_file}
+            (out / "findings").mkdir(exist_ok=True)
+            keep(out / "findings" / f"{name}-{seed}-{index}", folder / file)
+        yield answer
+        for each in touched:
+            if each in found[sample]:
+                place(folder / each, found[sample][each])
+            else:
+                remove(folder / each)
+
+
+def keep(path: Path, file: Path) -> None:
+    """A copy of what broke a reader."""
+    if file.is_file() and not file.is_symlink():
+        shutil.copyfile(file, path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,712 @@
+"""What is fuzzed: samples of each form of input, what changes them, and the reader of them.
+
+A sample is a folder, and one of its files is changed at a time. A reader answers with something
+whose `repr` says all that it has read.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import gzip
+import hashlib
+import io
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.fuzz import mutate
+from tests.fuzz.mutate import Mutation
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A form of input.
+
+    Attributes:
+      make: writes samples, each in a folder of its own.
+      mutations: by the end of the file's name, relative to the sample.
+      read: as the programs do, what is in a sample.
+      forge: brings what proves the files up to date, as somebody would who means harm; returns
+        the names of the files that it has written.
+      is_proven: a digest stands with it, so that no change may go unnoticed.
+      runs_code: it is a program, and does what it likes.
+      is_file: a reader opens it, so that it may be a pipe, a folder or not there.
+      share: of the inputs that are asked for, where one of them takes long.
+      cost: of an input, beside that of others: the dearest targets begin.
+    """
+
+    make: Callable[[Path], None]
+    mutations: Mapping[str, Mutation]
+    read: Callable[[Path], Any]
+    forge: Callable[[Path], list[str]] | None = None
+    is_proven: bool = False
+    runs_code: bool = False
+    is_file: bool = True
+    share: float = 1.0
+    cost: float = 1.0
+
+
+def write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def sum_of(values: Mapping[str, Any]) -> str:
+    """Stands for arrays by name."""
+    found = hashlib.sha256()
+    for name, value in sorted(values.items()):
+        value = np.asarray(value)
+        found.update(f"{name} {value.dtype} {value.shape} ".encode() + value.tobytes())
+    return found.hexdigest()
+
+
+def either(*mutations: Mutation) -> Mutation:
+    """One of some mutations."""
+    return lambda rng, content: rng.choice(mutations)(rng, content)
+
+
+# Data sets
+
+
+def read_data(**settings: Any) -> Any:
+    from googlenet_jax import data
+    from googlenet_jax.config import DataConfig
+
+    found = data.load(DataConfig(unofficial=True, **settings), seed=0)
+    if isinstance(found, data.Dataset):
+        arrays = {
+            f"{split} {part}": getattr(value, part)
+            for split, value in found.splits.items()
+            for part in ("images", "labels")
+        }
+    else:
+        pictures = [(s, [p[i] for i in range(len(p))]) for s, p in found.splits.items()]
+        arrays = {str(split): [p.label for p in values] for split, values in pictures}
+    return found.info, sum_of(arrays)
+
+
+def make_binary(folder: Path) -> None:
+    from cifar_files import as_tar, random_members
+
+    members = random_members(records=2)[0]
+    write(folder / "packed" / "archive.gz", gzip.compress(as_tar(members), 1, mtime=0))
+    for name, content in members.items():
+        write(folder / "unpacked" / name, content)
+
+
+def read_binary(folder: Path) -> Any:
+    archive = folder / "archive.gz"
+    is_packed = archive.is_symlink() or archive.exists() or not [*folder.glob("*.bin")]
+    return read_data(path=str(archive if is_packed else folder))
+
+
+def make_pickles(folder: Path) -> None:
+    from cifar_files import as_pickles, as_python_2, as_tar, random_members
+
+    members = random_members(records=2)[0]
+    python_2 = {name.removesuffix(".bin"): as_python_2(c) for name, c in members.items()}
+    for version, batches in {"3": as_pickles(members), "2": python_2}.items():
+        tar = as_tar(batches)
+        write(folder / f"packed {version}" / "archive.gz", gzip.compress(tar, 1, mtime=0))
+        for name, content in batches.items():
+            write(folder / f"unpacked {version}" / name, content)
+
+
+def read_pickles(folder: Path) -> Any:
+    archive = folder / "archive.gz"
+    is_packed = archive.is_symlink() or archive.exists() or not [*folder.glob("*_batch*")]
+    return read_data(path=str(archive if is_packed else folder))
+
+
+def make_parquet(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    for name, options in {"plain": {"compression": "none"}, "snappy": {}}.items():
+        for split in ("train", "test"):
+            images = [encode((32, 32, 3), "PNG", label) for label in range(10)]
+            rows = [{"bytes": image, "path": None} for image in images]
+            table = pa.table({"img": rows, "label": list(range(10))})
+            path = folder / name / f"{split}-00000-of-00001.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pyarrow.parquet.write_table(table, path, **options)
+
+
+def read_parquet(folder: Path) -> Any:
+    return read_data(path=str(folder), cache=False)
+
+
+def make_prepared(folder: Path) -> None:
+    from picture_files import prepare
+
+    splits = {
+        split: [(encode((8, 8, 3), "PNG", label), label % 2) for label in range(6)]
+        for split in ("train", "test")
+    }
+    for name in ("whole", "stream"):
+        prepared = prepare(folder / f"{name}.tmp", "tiny", splits, ["cat", "dog"])
+        [found] = prepared.rglob("dataset_info.json")
+        shutil.move(found.parent, folder / name)
+        shutil.rmtree(prepared)
+    # The class of a feature that would run a module of the folder where one works.
+    features = folder / "whole" / "features.json"
+    values = json.loads(features.read_text())
+    values["featuresDict"]["features"]["image"]["image"]["shape"]["dimensions"] = [*"883"]
+    features.write_text(json.dumps(values))
+    records = sorted((folder / "whole").glob("*array_record*"))
+    found = hashlib.sha256(b"".join(path.read_bytes() for path in records)).hexdigest()
+    write(folder / "whole" / "archive.json",
+          json.dumps({"archive": "0" * 64, "records": found}).encode())  # fmt: skip
+
+
+def read_prepared(folder: Path) -> Any:
+    return read_data(
+        name="tfds:tiny", path=str(folder), cache=False, stream=folder.name == "stream"
+    )
+
+
+# Pictures
+
+
+def encode(shape: tuple[int, ...], kind: str, seed: int, mode: str = "", **options: Any) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    file = io.BytesIO()
+    (picture.convert(mode) if mode else picture).save(file, kind, **options)
+    return file.getvalue()
+
+
+PICTURES = {
+    "PNG": ("RGB", "RGBA", "LA", "L", "1", "P", "I;16"),
+    "JPEG": ("RGB", "L", "CMYK"),
+    "WEBP": ("RGB", "RGBA"),
+    "BMP": ("RGB", "L", "1", "P"),
+    "GIF": ("P",),
+    "TIFF": ("RGB", "F", "I;16"),
+}
+
+
+def make_pictures(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind, modes in PICTURES.items():
+        for mode in modes:
+            pixels = encode((12, 16, 3), kind, 0, mode, **({"exif": exif} if kind != "BMP" and
+                            kind != "GIF" else {}))  # fmt: skip
+            name = f"{kind} {mode}".replace(";", " ")
+            write(folder / name / "picture", pixels)
+    write(folder / "JPEG progressive" / "picture",
+          encode((12, 16, 3), "JPEG", 1, progressive=True))  # fmt: skip
+    write(folder / "WEBP lossless" / "picture",
+          encode((12, 16, 3), "WEBP", 1, lossless=True))  # fmt: skip
+    write(folder / "PNG text" / "picture", png_with_text())
+
+
+def read_pictures(folder: Path) -> Any:
+    from googlenet_jax import pictures
+
+    path = folder / "picture"
+    whole = pictures.read(path, (8, 8, 3))
+    part = pictures.read_random_crop(path, (8, 8, 1), np.random.default_rng(0), 0.08)
+    return sum_of({"whole": whole, "part": part})
+
+
+def png_with_text() -> bytes:
+    from PIL import PngImagePlugin
+
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "x" * 100, zip=True)
+    info.add_itxt("Title", "y" * 100)
+    return encode((12, 16, 3), "PNG", 2, pnginfo=info)
+
+
+# Weights
+
+
+def remember_shapes() -> None:
+    """Traces each network once: what is fuzzed is what comes before and behind."""
+    from googlenet_jax import loading
+
+    if hasattr(loading.abstract_state, "cache_clear"):
+        return
+    trace = loading.abstract_state
+    known: dict[str, Any] = {}
+
+    def abstract_state(config: Any, info: Any) -> Any:
+        key = json.dumps([config.to_dict(), info.to_dict()])
+        if key not in known:
+            known[key] = trace(config, info)
+        return known[key]
+
+    abstract_state.cache_clear = known.clear  # type: ignore[attr-defined]
+    loading.abstract_state = abstract_state
+
+
+@functools.cache
+def torch_tensors() -> dict[str, np.ndarray]:
+    """A state dict of the smallest GoogLeNet in the article's names."""
+    import jax
+
+    from googlenet_jax import loading
+    from googlenet_jax.config import Config, ModelConfig
+    from googlenet_jax.data.cifar import FORMATS
+    from googlenet_jax.interop import torch_weights
+
+    model = ModelConfig(width_multiplier=1 / 64)
+    like = loading.abstract_state(Config(model=model), FORMATS["cifar10"].info)
+    rng = np.random.default_rng(0)
+    params, stats = (
+        jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), tree)
+        for tree in (like.params, like.batch_stats)
+    )
+    return torch_weights.export(params, stats, 7, torch_weights.layout_of(params))
+
+
+def read_torch(folder: Path) -> Any:
+    """As `train.import_torch`, up to what it would write."""
+    from googlenet_jax import loading
+    from googlenet_jax.interop import torch_weights
+    from train import flags
+
+    remember_shapes()
+    name = "net.safetensors" if folder.name == "safetensors" else "net.pth"
+    file = torch_weights.read(folder / name)
+    found, info = torch_weights.describe(file, True)
+    config, _ = flags.apply(found, [])
+    like = loading.abstract_state(config, info)
+    params, stats, steps = torch_weights.import_into(like.params, like.batch_stats, file)
+    like.with_weights(steps, params, stats)
+    leaves = dict(torch_weights._leaves({"params": params, "batch_stats": stats}))
+    return config, info, steps, file.extra, sum_of({str(path): leaves[path] for path in leaves})
+
+
+def make_torch(folder: Path, new: bool) -> None:
+    import torch
+
+    tensors = {name: torch.from_numpy(value) for name, value in torch_tensors().items()}
+    for name, value in {
+        "bare": tensors,
+        "nested": {"net": tensors, "acc": 95.16, "epoch": 3},
+        "bfloat16": {n: v.bfloat16() if v.is_floating_point() else v for n, v in tensors.items()},
+    }.items():
+        file = io.BytesIO()
+        torch.save(value, file, _use_new_zipfile_serialization=new)
+        write(folder / name / "net.pth", file.getvalue())
+
+
+def make_safetensors(folder: Path) -> None:
+    import safetensors.numpy
+
+    content = safetensors.numpy.save(torch_tensors(), {"format": "pt"})
+    write(folder / "safetensors" / "net.safetensors", content)
+
+
+def read_safetensors(folder: Path) -> Any:
+    return read_torch(folder / "net.safetensors")
+
+
+# Exports
+
+
+def read_export(folder: Path) -> Any:
+    from googlenet_jax import loading
+
+    remember_shapes()
+    found = loading.load_model(str(folder), "best")
+    return found.info, found.record, sum_of_state(found.state)
+
+
+def sum_of_state(state: Any) -> str:
+    import jax
+
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return sum_of({jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+
+
+def make_export(folder: Path) -> None:
+    import jax
+
+    from googlenet_jax import export, loading
+    from googlenet_jax.checkpoint import Record
+    from googlenet_jax.config import Config, DataConfig, ModelConfig
+    from googlenet_jax.data import digits
+    from googlenet_jax.report.summary import environment
+
+    model = ModelConfig(name="preact_resnet", depth=11, width_multiplier=0.0625)
+    config = Config(model=model, data=DataConfig(name="digits"))
+    like = loading.abstract_state(config, digits.INFO)
+    rng = np.random.default_rng(0)
+    params, stats = (
+        jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), tree)
+        for tree in (like.params, like.batch_stats)
+    )
+    state = like.with_weights(9, params, stats)
+    metrics = {"epoch": 1, "step": 9, "test_accuracy": 0.5, "test_loss": 1.5, "seconds": 1.0}
+    provenance = {"source": "digits", "sha256": "0" * 64, "official": True}
+    record = Record([metrics], digits.INFO.to_dict(), provenance, config=config.to_dict())
+    network = loading.Model(digits.INFO, state, record)
+    environments = {"training": {}, "date": "2026-11-27", "export": environment()}
+    described = export.describe(network, config, "best", "python -m train.main", environments)
+    export.write(folder / "export", network, described)
+
+
+UNFIT = (OSError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+def forge_export(folder: Path) -> list[str]:
+    """Sums as they would be, had the files always been so."""
+    from googlenet_jax import export
+    from googlenet_jax.checkpoint import canonical, digest
+
+    path = folder / export.CONFIG
+    try:
+        values = json.loads(path.read_bytes())
+        values["sha256"] = {
+            name: digest((folder / name).read_bytes()) for name in (export.WEIGHTS, export.PROGRAM)
+        }
+        values["sha256"][export.CONFIG] = digest(
+            canonical({**values, "sha256": dict(values["sha256"])})
+        )
+        path.write_text(json.dumps(values))
+    except UNFIT:
+        return []
+    return [export.CONFIG]
+
+
+# Runs
+
+
+@functools.cache
+def tiny_state() -> Any:
+    import tiny
+
+    return tiny.make_state()
+
+
+@contextlib.contextmanager
+def tiny_network() -> Iterator[Any]:
+    """The network of every config is `tiny`'s, of a few arrays."""
+    import jax
+
+    from googlenet_jax import loading
+
+    before = loading.abstract_state
+    shapes = jax.eval_shape(tiny_state)
+    loading.abstract_state = lambda config, info: shapes
+    try:
+        yield
+    finally:
+        loading.abstract_state = before
+
+
+def make_run(folder: Path) -> None:
+    from googlenet_jax import workdir
+    from googlenet_jax.checkpoint import SEAL, Checkpoints, Record
+    from googlenet_jax.config import Config, DataConfig
+    from googlenet_jax.data import digits
+    from googlenet_jax.report.summary import summarize
+
+    config = Config(data=DataConfig(name="digits"))
+    state = tiny_state()
+    history = [
+        {
+            **{"epoch": epoch, "step": epoch, "learning_rate": 0.1, "seconds": 1.5},
+            **{"train_loss": 2.0, "train_accuracy": 0.5, "images_per_second": 100.0},
+            **{"valid_loss": 2.0, "valid_accuracy": 0.5, "valid_top5_accuracy": 0.75},
+            **{"test_loss": 2.0, "test_accuracy": 0.5, "test_top5_accuracy": 0.75},
+            **{"grad_norm": 1.0, "param_norm": 2.0, "update_norm": 0.1},
+        }
+        for epoch in (1, 2)
+    ]
+    provenance = {"source": "digits", "sha256": "0" * 64, "official": True}
+    record = Record(history, digits.INFO.to_dict(), provenance, config=config.to_dict())
+    run = folder / "sealed"
+    (run / workdir.CHECKPOINTS).mkdir(parents=True)
+    with Checkpoints(run / workdir.CHECKPOINTS) as checkpoints:
+        checkpoints.save(state, record, {"accuracy": 0.5, "loss": 2.0})
+    workdir.write_config(run, config)
+    workdir.write_metrics(run, history)
+    summary = summarize(config, record, 100)
+    write(run / "summary.json", json.dumps(summary, indent=2).encode())
+    shutil.copytree(run, folder / "unsealed")
+    for seal in (folder / "unsealed").rglob(SEAL):
+        seal.unlink()
+
+
+def read_run(folder: Path) -> Any:
+    from googlenet_jax import loading
+
+    with tiny_network():
+        found = loading.load_run(folder, "best")
+    return found.info, found.record, sum_of_state(found.state)
+
+
+def forge_run(folder: Path) -> list[str]:
+    """The record's digest and the seal as they would be, had the files always been so."""
+    from googlenet_jax import checkpoint, store
+
+    checkpoints = folder / "checkpoints"
+    written = []
+    for step in checkpoints.iterdir():
+        path = step / "_CHECKPOINT_METADATA"
+        with contextlib.suppress(*UNFIT):
+            values = json.loads(path.read_bytes())
+            proven = values["custom_metadata"]
+            proven.pop("digest", None)
+            proven["digest"] = checkpoint.digest(checkpoint.canonical(proven))
+            path.write_text(json.dumps(values))
+            written.append(path)
+        if (step / checkpoint.SEAL).exists():
+            with contextlib.suppress(OSError):
+                store.write_json(step / checkpoint.SEAL, checkpoint._file_digests(step))
+                written.append(step / checkpoint.SEAL)
+    return [str(path.relative_to(folder)) for path in written]
+
+
+def read_run_json(folder: Path) -> Any:
+    from googlenet_jax.report import runs
+    from train import export
+
+    with proven_record(folder):
+        found = runs.read_run(folder, "a")
+        environment = export.training_environment(folder)
+        best = (found.best, found.final, found.seconds, found.settings)
+    return dataclasses.replace(found, workdir=Path()), best, environment
+
+
+@contextlib.contextmanager
+def proven_record(folder: Path) -> Iterator[Any]:
+    """The checkpoints are known to be whole: opening them would take most of the time."""
+    from googlenet_jax.report import runs
+
+    before = runs.open_checkpoints
+    runs.open_checkpoints = opened
+    try:
+        yield
+    finally:
+        runs.open_checkpoints = before
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[Any]:
+    yield known_checkpoints(folder)
+
+
+@functools.cache
+def known_checkpoints(folder: Path) -> Any:
+    from types import SimpleNamespace
+
+    from googlenet_jax import loading
+
+    with loading.open_checkpoints(folder) as checkpoints:
+        step = checkpoints.resolve("best")
+        record = checkpoints.read_record(step)
+    return SimpleNamespace(resolve=lambda name: step, read_record=lambda step: record)
+
+
+# Configs
+
+
+def make_configs(folder: Path) -> None:
+    from train import flags
+
+    for name, path in flags.shipped_configs().items():
+        write(folder / name / "config.py", path.read_bytes())
+
+
+def read_configs(folder: Path) -> Any:
+    from train import flags
+
+    return flags.parse(["--config", str(folder / "config.py"), "--workdir=x"])
+
+
+def make_overrides(folder: Path) -> None:
+    lines = {
+        "short": ["--config=cifar10"],
+        "usual": ["--config", "digits", "--workdir", "runs/a", "--config.train.steps=9"],
+        "long": [
+            *("--config=cifar10", "--config.seed=1", "--config.model.width_multiplier=0.5"),
+            *("--config.optimizer.schedule=step", "--config.optimizer.decay_at=0.5,0.75"),
+            *("--config.data.flip=False", "--config.data.path", "a b"),
+        ],
+    }
+    for name, arguments in lines.items():
+        write(folder / name / "arguments.json", json.dumps(arguments).encode())
+
+
+def read_overrides(folder: Path) -> Any:
+    from train import cluster, flags
+
+    place, rest = cluster.Place.parse(json.loads((folder / "arguments.json").read_bytes()))
+    return place, flags.parse(rest)
+
+
+# The fuzzer itself
+
+
+"""A reader that does all that none should do."""
+
+KINDS = (
+    *("same", "changed", "refused", "traceback", "slow", "hung", "memory", "died", "noisy"),
+    "ran code",
+)
+
+
+def make_itself(folder: Path) -> None:
+    write(folder / "sample" / "file", b"same")
+
+
+def choose_itself(rng: random.Random, content: bytes) -> bytes:
+    return rng.choice(KINDS).encode()
+
+
+def read_itself(folder: Path) -> Any:
+    import os
+    import subprocess
+
+    from googlenet_jax.errors import DataError
+
+    kind = (folder / "file").read_text()
+    if kind == "refused":
+        raise DataError("no")
+    if kind == "traceback":
+        raise KeyError("no")
+    if kind == "slow":
+        while True:
+            pass
+    if kind == "hung":
+        hang_in_c()
+    if kind == "memory":
+        bytes(2**31)
+    if kind == "died":
+        os.abort()
+    if kind == "noisy":
+        os.write(2, b"look\n")
+        return "same"
+    if kind == "ran code":
+        subprocess.run(["true"], check=True)
+    return kind
+
+
+def hang_in_c() -> None:
+    """No handler of a signal runs before it ends, which it never does."""
+    import signal
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM, signal.SIGPROF])
+    time.sleep(600)
+
+
+# All of them
+
+
+PICKLE = mutate.inside_gzip(mutate.inside_tar(mutate.change_pickle))
+EXPORTED = {
+    "config.json": mutate.change_json,
+    "model.safetensors": either(mutate.damage, mutate.header(mutate.change_json)),
+}
+TARGETS = {
+    "cifar-binary": Target(
+        make_binary,
+        {
+            "archive.gz": either(
+                mutate.damage,
+                mutate.inside_gzip(mutate.damage),
+                mutate.inside_gzip(mutate.inside_tar(mutate.damage)),
+            ),
+            ".bin": mutate.damage,
+        },
+        read_binary,
+    ),
+    "cifar-pickle": Target(
+        make_pickles,
+        {
+            "archive.gz": either(mutate.inside_gzip(mutate.damage), PICKLE, PICKLE),
+            "": mutate.change_pickle,
+        },
+        read_pickles,
+    ),
+    "parquet": Target(make_parquet, {".parquet": mutate.damage}, read_parquet),
+    "tfds": Target(
+        make_prepared,
+        {
+            ".json": mutate.change_json,
+            "labels.txt": mutate.damage,
+            "-00001": mutate.damage,  # the records
+        },
+        read_prepared,
+    ),
+    "pictures": Target(
+        make_pictures, {"": either(mutate.damage, mutate.change_png)}, read_pictures
+    ),
+    "pth-old": Target(
+        functools.partial(make_torch, new=False), {".pth": mutate.change_pickle}, read_torch
+    ),
+    "pth-new": Target(
+        functools.partial(make_torch, new=True),
+        {
+            ".pth": either(
+                mutate.damage,
+                mutate.inside_zip({"data.pkl": mutate.change_pickle}),
+                mutate.inside_zip(
+                    {
+                        **{"data.pkl": mutate.damage, "/0": mutate.damage},
+                        **{"byteorder": mutate.damage, "version": mutate.damage},
+                    }
+                ),
+            )
+        },
+        read_torch,
+    ),
+    "safetensors": Target(
+        make_safetensors,
+        {".safetensors": either(mutate.damage, mutate.header(mutate.change_json))},
+        read_torch,
+    ),
+    "exports": Target(
+        make_export,
+        {**EXPORTED, "model.jaxexport": mutate.damage, "README.md": mutate.damage},
+        read_export,
+        is_proven=True,
+    ),
+    "exports-forged": Target(make_export, EXPORTED, read_export, forge_export),
+    "checkpoints": Target(
+        make_run,
+        {
+            **{"_CHECKPOINT_METADATA": mutate.change_json, "seal.json": mutate.change_json},
+            **{"_METADATA": mutate.change_json, "_sharding": mutate.change_json},
+            **{"process_0": mutate.change_json, "commit_success.txt": mutate.damage},
+            **{"manifest.ocdbt": mutate.damage, "/d/": mutate.damage},
+        },
+        read_run,
+        is_proven=True,
+        cost=50.0,
+    ),
+    "checkpoints-forged": Target(
+        make_run, {"_CHECKPOINT_METADATA": mutate.change_json}, read_run, forge_run, cost=100.0
+    ),
+    "run-json": Target(
+        make_run,
+        {
+            **{"config.json": mutate.change_json, "metrics.jsonl": mutate.change_json},
+            "summary.json": mutate.change_json,
+        },
+        read_run_json,
+    ),
+    "configs": Target(make_configs, {".py": mutate.change_python}, read_configs, runs_code=True),
+    "overrides": Target(
+        make_overrides, {".json": mutate.change_arguments}, read_overrides, is_file=False
+    ),
+}
+ITSELF = Target(make_itself, {"file": choose_itself}, read_itself, is_proven=True, is_file=False)
+
+
+def find(name: str) -> Target:
+    """A target by its name."""
+    return ITSELF if name == "itself" else TARGETS[name]
