@@ -140,7 +140,9 @@ def read(name: str, out: Path, seed: int, indices: list[int]) -> Iterator[dict[s
         )
     if (index := next(waiting, None)) is not None:
         what = ("slow", "killed") if killed.is_set() else ("died", f"exit status {status}")
-        yield {"index": index, "outcome": what[0], "seconds": 0.0, "more": what[1]}
+        chosen = child.choose(name, seed, index, child.samples(name, out))
+        kept = child.keep(out, f"{name}-{seed}-{index}", *chosen)
+        yield {"index": index, "seconds": 0.0, "outcome": what[0], "more": what[1], **kept}
 
 
 def table(rows: dict[str, dict[int, dict[str, Any]]]) -> str:

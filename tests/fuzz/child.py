@@ -50,13 +50,14 @@ def too_slow(number: int, frame: Any) -> None:
     raise SlowError
 
 
-def samples(target: targets.Target, folder: Path) -> dict[str, dict[str, bytes]]:
-    """The files of each sample, by name; made if they are not there."""
+def samples(name: str, out: Path) -> dict[str, dict[str, bytes]]:
+    """The files of each sample of a target, by name; made if they are not there."""
+    folder = out / "samples" / name
     if not folder.exists():
         new = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        target.make(new)
+        targets.find(name).make(new)
         new.rename(folder)
     found: dict[str, dict[str, bytes]] = {}
     for path in sorted(folder.rglob("*")):
@@ -67,17 +68,16 @@ def samples(target: targets.Target, folder: Path) -> dict[str, dict[str, bytes]]
 
 
 def choose(
-    target: targets.Target, rng: random.Random, found: dict[str, dict[str, bytes]]
+    name: str, seed: int, index: int, found: dict[str, dict[str, bytes]]
 ) -> tuple[str, str, bytes | str]:
     """A sample, one of its files, and the file's new content or what stands in its place."""
+    target, rng = targets.find(name), random.Random(f"{seed} {name} {index}")
     sample = rng.choice(list(found))
-    files = [name for name in found[sample] if mutation_of(target, name)]
-    name = rng.choice(files)
+    mutations = {file: mutation_of(target, file) for file in found[sample]}
+    file = rng.choice([file for file in mutations if mutations[file]])
     if target.is_file and rng.random() < 0.02:
-        return sample, name, rng.choice(["absent", "empty", "folder", "pipe", "loop", "device"])
-    mutation = mutation_of(target, name)
-    assert mutation is not None
-    return sample, name, mutation(rng, found[sample][name])
+        return sample, file, rng.choice(["absent", "empty", "folder", "pipe", "loop", "device"])
+    return sample, file, mutations[file](rng, found[sample][file])  # type: ignore[misc]
 
 
 def mutation_of(target: targets.Target, name: str) -> mutate.Mutation | None:
@@ -192,7 +192,7 @@ def answer_all(
 ) -> Iterator[dict[str, Any]]:
     """Yields once the samples are there, and an answer for each input."""
     target = targets.find(name)
-    found = samples(target, out / "samples" / name)
+    found = samples(name, out)
     shutil.copytree(out / "samples" / name, work)
     signal.signal(signal.SIGPROF, too_slow)
     signal.signal(signal.SIGALRM, too_slow)
@@ -204,8 +204,7 @@ def answer_all(
     sys.addaudithook(watch)
     yield {"ready": len(found)}
     for index in indices:
-        rng = random.Random(f"{seed} {name} {index}")
-        sample, file, content = choose(target, rng, found)
+        sample, file, content = choose(name, seed, index, found)
         folder = work / sample
         place(folder / file, content)
         touched = [file]
@@ -228,10 +227,7 @@ def answer_all(
             kind, more = "noisy", printable(text.decode(errors="replace"))
         answer |= {"outcome": kind, "more": more if kind != "same" else ""}
         if kind not in FINE:
-            kind_of_file = f" ({content})" if isinstance(content, str) else ""
-            answer |= {"sample": sample, "file": file + kind_of_file}
-            (out / "findings").mkdir(exist_ok=True)
-            keep(out / "findings" / f"{name}-{seed}-{index}", folder / file)
+            answer |= keep(out, f"{name}-{seed}-{index}", sample, file, content)
         yield answer
         for each in touched:
             if each in found[sample]:
@@ -240,10 +236,13 @@ def answer_all(
                 remove(folder / each)
 
 
-def keep(path: Path, file: Path) -> None:
-    """A copy of what broke a reader."""
-    if file.is_file() and not file.is_symlink():
-        shutil.copyfile(file, path)
+def keep(out: Path, name: str, sample: str, file: str, content: bytes | str) -> dict[str, str]:
+    """Keeps what broke a reader, and says what it is."""
+    (out / "findings").mkdir(exist_ok=True)
+    if isinstance(content, bytes):
+        (out / "findings" / name).write_bytes(content)
+        return {"sample": sample, "file": file}
+    return {"sample": sample, "file": f"{file} ({content})"}
 
 
 if __name__ == "__main__":
