@@ -37,6 +37,18 @@ class Model:
     state: TrainState
     record: Record
 
+    def read(self, *files: str | Path | bytes) -> UInt8[np.ndarray, "batch height width channels"]:
+        """Pictures as evaluation and `train.predict` have them, for `logits`.
+
+        Args:
+          files: paths, or the content of files; see `pictures.read`.
+
+        Raises:
+          DataError: one is no picture, or a damaged one.
+        """
+        images = [self.info.read(Path(f) if isinstance(f, str) else f) for f in files]
+        return np.stack(images)
+
     def logits(
         self,
         images: UInt8[Array | np.ndarray, "batch height width channels"]

@@ -1,21 +1,51 @@
-"""Picture files of any size and kind, as a network's images."""
+"""Picture files of any size, as a network's images; the only place that opens pictures."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from googlenet_jax import store
 from googlenet_jax.errors import DataError
+
+# Of the many formats that Pillow knows, some are handed to other programs: a PostScript file under
+# a picture's name would be run by Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+MAX_BYTES = 2**28  # of a file
+MAX_PIXELS = 2**26  # what is decoded takes 3 or 4 bytes each, before it is shrunk
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
 
 
+def open_image(content: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
+    """A picture of which nothing but the header has been read.
+
+    Args:
+      content: of its file.
+      formats: Pillow's names of those that it may have.
+
+    Raises:
+      DataError: it has another format, or more than `MAX_PIXELS`; says why.
+    """
+    try:
+        opened = Image.open(io.BytesIO(content), formats=formats)
+    except UnidentifiedImageError as error:
+        raise DataError(f"is no picture of these formats: {', '.join(formats)}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"is too large: {error}") from error
+    if opened.width * opened.height > MAX_PIXELS:
+        raise DataError(
+            f"is too large: {opened.width}x{opened.height} pixels are more than {MAX_PIXELS:,}"
+        )
+    return opened
+
+
 def read(
-    file: Path | bytes, shape: tuple[int, int, int], center_crop: float = 0.0
+    file: Path | bytes, shape: tuple[int, int, int], center_crop: float
 ) -> UInt8[np.ndarray, "height width channels"]:
     """The picture, of an animation the first frame, resized to `shape`.
 
@@ -24,14 +54,14 @@ def read(
     averages over all pixels where it shrinks. A picture that has that size keeps its pixels.
 
     Args:
-      file: in a format that Pillow reads, or its content.
+      file: in one of the `FORMATS`, or its content.
       shape: (height, width, channels) with 1 or 3 channels.
       center_crop: of the shorter side, the share that a central square keeps; 0: the whole
         picture.
 
     Raises:
-      DataError: it is no picture, is damaged, or exceeds Pillow's limit of pixels; says why,
-        without the file's name.
+      DataError: it is no regular file, no picture, damaged, or larger than `MAX_BYTES` or
+        `MAX_PIXELS`; says why, without the file's name.
     """
 
     def box(width: int, height: int) -> Box:
@@ -85,12 +115,11 @@ def _read(
     """The part of a picture that `box_of(width, height)` names, stretched to `shape`."""
     height, width, channels = shape
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
+        content = file if isinstance(file, bytes) else store.read(file, MAX_BYTES)
+        with open_image(content) as opened:
             picture = _convert(ImageOps.exif_transpose(opened), {1: "L", 3: "RGB"}[channels])
-    except UnidentifiedImageError as error:
-        raise DataError("is no picture that Pillow knows") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"is too large: {error}") from error
+    except DataError:
+        raise
     except Exception as error:  # Pillow's decoders raise almost anything
         reason = getattr(error, "strerror", None) or f"{error}"
         raise DataError(f"cannot be read: {reason or type(error).__name__}") from error

@@ -54,6 +54,20 @@ def digits_folder(root: Path, train: int, test: int) -> Path:
     return root
 
 
+def wide_folder(root: Path, size: int) -> Path:
+    """Test pictures of 200x40 pixels whose class shows in the central square only."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8).repeat(5, 1).repeat(5, 2)
+    for index in range(size):
+        tiles = [images[(index + step) % len(images)] for step in (701, 402, 0, 203, 904)]
+        for split in ("train", "test"):
+            folder = root / split / str(labels[index])
+            folder.mkdir(parents=True, exist_ok=True)
+            wide = np.stack([np.concatenate(tiles, axis=1)] * 3, axis=-1)
+            (folder / f"{index:04d}.png").write_bytes(encoded(wide))
+    return root
+
+
 def prepare(folder: Path, name: str, splits: dict[str, list[tuple[bytes, int]]], classes) -> Path:
     """A set of pictures of any size as TFDS prepares it; label -1 stands for none."""
     import tensorflow_datasets as tfds

@@ -4,6 +4,7 @@ import importlib.metadata
 import io
 import itertools
 import json
+import os
 import re
 import struct
 import subprocess
@@ -124,7 +125,7 @@ def test_what_is_no_picture_gets_a_line_and_the_others_are_done(predict, test_sp
     good = save(tmp_path / "good.png", test_split.images[0])
     whole = good.read_bytes()
     bad = {
-        "text.jpg": (b"no picture", "is no picture that Pillow knows"),
+        "text.jpg": (b"no picture", "is no picture of these formats: BMP, "),
         "empty.png": (b"", "is no picture"),
         "torn.png": (whole[: len(whole) // 2], "cannot be read: "),
         "bomb.png": (png_of(50_000, 50_000), "is too large: .*exceeds limit"),
@@ -143,6 +144,54 @@ def test_what_is_no_picture_gets_a_line_and_the_others_are_done(predict, test_sp
     reasons = [reason for _, reason in bad.values()] + [*others.values()]
     for name, complaint, reason in zip(names, complaints, reasons, strict=True):
         assert re.match(f"error: {re.escape(str(tmp_path / name))}: {reason}", complaint), complaint
+
+
+def test_postscript_under_a_picture_s_name_runs_nothing(predict, tmp_path, monkeypatch):
+    """Pillow would hand it to Ghostscript."""
+    noted = tmp_path / "called"
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {noted}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "a.jpg").write_text(
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    lines, (complaint,), status = predict("--model=digits", tmp_path / "a.jpg")
+    assert (lines, status) == ([], 2)
+    assert "is no picture of these formats" in complaint
+    assert not noted.exists()
+
+
+def test_pictures_are_opened_in_one_place():
+    """Which has the list of formats and the bounds."""
+    root = Path(googlenet_jax.__file__).parents[1]
+    sources = [*root.glob("googlenet_jax/**/*.py"), *root.glob("train/*.py")]
+    opening = [
+        (path.name, len(re.findall(r"\bImage\.open\b", path.read_text()))) for path in sources
+    ]
+    assert [(name, count) for name, count in opening if count] == [("pictures.py", 1)]
+
+
+def test_what_is_no_regular_file_is_not_read(predict, tmp_path):
+    """A pipe that nobody writes, a device without end, a file larger than memory."""
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(60 * 2**30)
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    names = {
+        tmp_path / "pipe.png": "is not a regular file",
+        "/dev/zero": "is not a regular file",
+        tmp_path / "huge.png": "is larger than",
+        tmp_path / "loop.png": "Too many levels of symbolic links",
+    }
+    lines, complaints, status = predict("--model=digits", *names)
+    assert (lines, status) == ([], 2)
+    for complaint, (name, reason) in zip(complaints, names.items(), strict=True):
+        assert complaint.startswith(f"error: {name}: cannot be read: {reason}")
+
+
+def test_closed_stdin_is_told(predict, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it after `<&-`
+    assert predict("--model=digits", "-") == ([], ["error: -: standard input is closed"], 2)
 
 
 def test_nothing_but_bad_files(predict, tmp_path):
@@ -172,7 +221,7 @@ def test_stdin_is_a_picture(predict, monkeypatch):
     assert status == 0
     assert lines[1].startswith("-: 7 ")
     monkeypatch.setattr(sys, "stdin", Stdin(content))
-    monkeypatch.setattr(train.predict, "STDIN_BYTES", len(content) - 1)
+    monkeypatch.setattr(pictures, "MAX_BYTES", len(content) - 1)
     assert predict("--model=digits", "-")[1:] == (
         [f"error: -: is too large: more than {len(content) - 1} bytes"],
         2,
@@ -184,7 +233,7 @@ def test_results_come_batch_by_batch(model, monkeypatch):
     read = []
     monkeypatch.setattr(train.predict, "BATCH_SIZE", 4)
     monkeypatch.setattr(
-        pictures, "read", lambda file, shape: read.append(0) or np.zeros(shape, "u1")
+        pictures, "read", lambda file, shape, crop: read.append(0) or np.zeros(shape, "u1")
     )
     results = train.predict.classify(model, [(str(i), Path("x")) for i in range(1000)])
     assert [name for name, _ in itertools.islice(results, 2)] == ["0", "1"]
@@ -255,13 +304,13 @@ def test_modes(kind):
     """Colours worked out by hand; a fifth of a colour on white is 255 - (255 - c) / 5."""
     file, expected = PICTURES[kind]
     for shape in (RGB, (3, 5, 3)):
-        np.testing.assert_array_equal(pictures.read(file(), shape), np.full(shape, expected))
+        np.testing.assert_array_equal(pictures.read(file(), shape, 0), np.full(shape, expected))
 
 
 def test_colour_becomes_gray(tmp_path):
     """By ITU-R 601: 0.299 R + 0.587 G + 0.114 B."""
     file = encoded(picture("RGB", (200, 100, 50)), "PNG")
-    np.testing.assert_array_equal(pictures.read(file, GRAY), np.full(GRAY, 124))
+    np.testing.assert_array_equal(pictures.read(file, GRAY, 0), np.full(GRAY, 124))
 
 
 def test_exif_turns():
@@ -269,14 +318,14 @@ def test_exif_turns():
     pixels = np.arange(60, dtype=np.uint8).reshape(6, 10)
     exif = Image.Exif()
     exif[0x0112] = 6
-    found = pictures.read(encoded(Image.fromarray(pixels), "PNG", exif=exif), (10, 6, 1))
+    found = pictures.read(encoded(Image.fromarray(pixels), "PNG", exif=exif), (10, 6, 1), 0)
     np.testing.assert_array_equal(found[:, :, 0], np.rot90(pixels, -1))
 
 
 def test_a_picture_of_the_right_size_keeps_its_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, RGB, np.uint8)
     np.testing.assert_array_equal(
-        pictures.read(encoded(Image.fromarray(pixels), "PNG"), RGB), pixels
+        pictures.read(encoded(Image.fromarray(pixels), "PNG"), RGB, 0), pixels
     )
 
 
@@ -285,7 +334,7 @@ def test_the_whole_picture_is_shrunk_and_averaged():
     pixels = np.zeros((80, 160), np.uint8)
     pixels[:, ::2] = 100
     pixels[:, 80:] += 100
-    found = pictures.read(encoded(Image.fromarray(pixels), "PNG"), GRAY)[:, :, 0]
+    found = pictures.read(encoded(Image.fromarray(pixels), "PNG"), GRAY, 0)[:, :, 0]
     np.testing.assert_allclose(found[:, :3], 50, atol=3)
     np.testing.assert_allclose(found[:, 5:], 150, atol=3)
 

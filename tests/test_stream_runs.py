@@ -1,5 +1,7 @@
 """Whole runs on folders of pictures: resuming, and what the other programs make of them."""
 
+import contextlib
+import dataclasses
 import json
 import multiprocessing
 import shutil
@@ -14,14 +16,19 @@ import numpy as np
 import picture_files
 import pytest
 
+import googlenet_jax
 import train.contact_sheet
 import train.epoch
 import train.evaluate
+import train.export
 import train.main
 import train.predict
+from googlenet_jax import pictures
+from googlenet_jax.data import Split
 from googlenet_jax.errors import DataError, TrainingError
 from googlenet_jax.loading import load_model
 from googlenet_jax.report import diagnostics, runs
+from googlenet_jax.workdir import read_config
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -83,13 +90,53 @@ def test_evaluate_says_what_the_run_said(workdir, capfd):
     assert found["data"]["sha256_of"] == "names, sizes and classes"
 
 
-def test_predict_cuts_pictures_as_evaluation_does(workdir, folder, capfd):
-    """So that its share of right answers is the accuracy."""
-    arguments = ["--workdir", str(workdir), "--checkpoint", "latest", "--json", "--top-k", "1"]
-    train.predict.main([*arguments, str(folder / "test")])
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    right = [Path(line["image"]).parent.name == line["predictions"][0]["class"] for line in lines]
-    assert np.mean(right) == pytest.approx(history(workdir)[-1]["test_accuracy"])
+def test_predict_cuts_pictures_as_evaluation_does(workdir, tmp_path, capfd):
+    """So that its share of right answers is the accuracy, and so with an export of the network."""
+    wide = picture_files.wide_folder(tmp_path / "wide", 40)
+    train.evaluate.main(
+        ["--workdir", str(workdir), "--checkpoint", "latest", f"--data-path={wide}"]
+    )
+    expected = json.loads((workdir / "evaluation_test_12.json").read_text())["accuracy"]
+    assert 0 < expected < 1
+    train.export.main(
+        ["--workdir", str(workdir), "--checkpoint", "latest", "--out", str(tmp_path / "export")]
+    )
+    for network in (
+        ["--workdir", str(workdir), "--checkpoint=latest"],
+        ["--model", str(tmp_path / "export")],
+    ):
+        capfd.readouterr()
+        train.predict.main([*network, "--json", "--top-k=1", str(wide / "test")])
+        lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+        guesses = [line["predictions"][0]["class"] for line in lines]
+        right = [
+            Path(line["image"]).parent.name == guess
+            for line, guess in zip(lines, guesses, strict=True)
+        ]
+        assert np.mean(right) == pytest.approx(expected)
+        model = googlenet_jax.load(network[1], "latest" if network[0] == "--workdir" else "best")
+        images = model.read(*(line["image"] for line in lines))
+        found = np.argmax(model.logits(images), axis=1)
+        assert [model.info.class_names[label] for label in found] == guesses
+
+
+def test_every_reader_cuts_the_same_square(workdir, tmp_path, monkeypatch):
+    """Evaluation, `train.predict` and `load`: the same pixels, and not those of whole pictures."""
+    wide = picture_files.wide_folder(tmp_path / "wide", 8)
+    model, config = load_model(workdir, "latest"), read_config(workdir)
+    stream = googlenet_jax.data.load(dataclasses.replace(config.data, path=str(wide)), 0)
+    with contextlib.closing(stream.evaluation_batches(Split.TEST, 8, np.arange(8))) as batches:
+        evaluated = next(batches).images
+    files = [wide / "test" / stream.splits[Split.TEST].names[i] for i in range(8)]
+    seen = []
+    monkeypatch.setattr(
+        type(model), "logits", lambda self, images: seen.append(images) or np.zeros((8, 10))
+    )
+    list(train.predict.classify(model, [(str(file), file) for file in files]))
+    for images in (*seen, model.read(*files), model.read(*(file.read_bytes() for file in files))):
+        np.testing.assert_array_equal(images, evaluated)
+    whole = np.stack([pictures.read(file, (8, 8, 3), 0) for file in files])
+    assert (whole != evaluated).mean() > 0.5
 
 
 def test_the_report_sees_every_test_image(workdir):

@@ -6,13 +6,16 @@ import pickle
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
 import safetensors.numpy
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
 import googlenet_jax
-from googlenet_jax import optimizer, state
+from googlenet_jax import optimizer, pictures, preprocess, state
 from googlenet_jax.config import Config
 from googlenet_jax.data.cifar import CIFAR10
 from googlenet_jax.errors import CheckpointError, UserError
@@ -240,6 +243,34 @@ def test_what_the_programs_refuse(tmp_path):
             export_torch.main(
                 ["--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "no" / out)]
             )
+
+
+def test_an_imported_network_sees_what_torchvision_shows_its_own(tmp_path):
+    """Its GoogLeNet_Weights.IMAGENET1K_V1.transforms() and its network's `transform_input`.
+
+    Written with Pillow and NumPy. Torchvision scales the whole picture, to whole pixels, and then
+    cuts at a whole pixel. The picture's size is such that neither rounds.
+    """
+    network = trained(torch_networks.GoogLeNet(7, WIDTH, **parity.TORCHVISION), 224)
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    run_import(tmp_path / "net.pth", tmp_path / "run")
+    model = googlenet_jax.load(tmp_path / "run")
+    picture = Image.fromarray(load_sample_image("china.jpg")[:384, :576])
+    picture.save(tmp_path / "china.png")
+    read = model.read(tmp_path / "china.png")
+    found = np.asarray(preprocess.for_evaluation(model.info)(None, jnp.asarray(read)))
+    scale = 256 / min(picture.size)
+    size = [int(side * scale) for side in picture.size]
+    resized = picture.resize(size, Image.Resampling.BILINEAR)
+    left, top = (round((side - 224) / 2) for side in size)
+    cut = np.asarray(resized)[top : top + 224, left : left + 224] / 255
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    shown = (cut - mean) / std
+    shown = shown * (std / 0.5) + (mean - 0.5) / 0.5  # transform_input
+    assert found.shape == (1, 224, 224, 3)
+    assert np.abs(found[0] - shown).mean() < 0.02  # of a range of 2
+    whole = pictures.read(tmp_path / "china.png", (224, 224, 3), 0) / 127.5 - 1
+    assert np.abs(whole - shown).mean() > 0.2
 
 
 @pytest.mark.parametrize("layout", ["zoo", "torchvision"])

@@ -30,7 +30,6 @@ Source = tuple[str, Path | bytes | DataError]
 
 BATCH_SIZE = 64
 TOP_K = 5
-STDIN_BYTES = 2**28  # what comes from there is held in memory
 
 
 def main(argv: list[str]) -> None:
@@ -119,9 +118,7 @@ def find_images(arguments: Sequence[str]) -> list[Source]:
     found: list[Source] = []
     for argument in arguments:
         if argument == "-":
-            content = sys.stdin.buffer.read(STDIN_BYTES + 1)
-            too_large = DataError(f"is too large: more than {STDIN_BYTES:,} bytes")
-            found.append((argument, too_large if len(content) > STDIN_BYTES else content))
+            found.append((argument, _read_stdin()))
         elif not os.path.isdir(argument):
             found.append((argument, Path(argument)))
         else:
@@ -134,6 +131,20 @@ def find_images(arguments: Sequence[str]) -> list[Source]:
             ]
             found += files or [(argument, DataError("holds no files"))]
     return found
+
+
+def _read_stdin() -> bytes | DataError:
+    from googlenet_jax.pictures import MAX_BYTES
+
+    if sys.stdin is None:
+        return DataError("standard input is closed")
+    try:
+        content = sys.stdin.buffer.read(MAX_BYTES + 1)
+    except OSError as error:
+        return DataError(f"cannot be read: {error.strerror}")
+    if len(content) > MAX_BYTES:
+        return DataError(f"is too large: more than {MAX_BYTES:,} bytes")
+    return content
 
 
 def classify(
@@ -151,15 +162,13 @@ def classify(
     import jax
     import numpy as np
 
-    from googlenet_jax import pictures
-
     shape = model.info.image_shape
     batches = -(-len(sources) // BATCH_SIZE)
     size = -(-len(sources) // batches)  # equal batches: little is computed for nothing
 
     def decode(file: Path | bytes | DataError) -> "np.ndarray | DataError":
         try:
-            return file if isinstance(file, DataError) else pictures.read(file, shape)
+            return file if isinstance(file, DataError) else model.info.read(file)
         except DataError as error:
             return error
 

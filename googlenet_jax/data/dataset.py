@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt8
 
-from googlenet_jax import parallel
+from googlenet_jax import parallel, pictures
 from googlenet_jax.errors import DataError
 
 
@@ -58,6 +58,10 @@ class DatasetInfo:
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    def read(self, file: Path | bytes) -> UInt8[np.ndarray, "height width channels"]:
+        """A picture as the network is evaluated on it; see `pictures.read`."""
+        return pictures.read(file, self.image_shape, self.center_crop)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON has them: lists for tuples."""

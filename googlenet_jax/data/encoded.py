@@ -1,7 +1,6 @@
 """Images that a source holds as PNG or JPEG: decoded once, then kept in the user's cache folder."""
 
 import contextlib
-import io
 import os
 import zipfile
 from collections.abc import Callable, Sequence
@@ -10,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
+from googlenet_jax import pictures
 from googlenet_jax.data.dataset import Arrays, Split
 from googlenet_jax.errors import DataError
 
@@ -36,7 +35,7 @@ def decode(
 
     def fill(index: int) -> None:
         try:
-            with Image.open(io.BytesIO(images[index]), formats=("PNG", "JPEG")) as image:
+            with pictures.open_image(images[index], ("PNG", "JPEG")) as image:
                 found = (image.mode, *image.size)  # from the header: nothing is unpacked yet
                 if found == (mode, width, height):
                     pixels[index] = np.asarray(image).reshape(shape)

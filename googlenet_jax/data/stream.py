@@ -170,7 +170,7 @@ class Stream:
         except DataError as error:
             return f"{error}"
         try:
-            pictures.read(picture.content, self.info.image_shape)
+            self.info.read(picture.content)
         except DataError as error:
             return f"{picture.name}: {error}"
         return f"{picture.name}: could not be read for a moment"
@@ -251,8 +251,9 @@ class _Load:
             return
 
     def _cut(self, picture: Picture, seed: int) -> UInt8[np.ndarray, "height width channels"]:
-        shape = self.info.image_shape
         if self.crop_area is None:
-            return pictures.read(picture.content, shape, self.info.center_crop)
+            return self.info.read(picture.content)
         rng = np.random.default_rng(seed)
-        return pictures.read_random_crop(picture.content, shape, rng, self.crop_area)
+        return pictures.read_random_crop(
+            picture.content, self.info.image_shape, rng, self.crop_area
+        )

@@ -23,7 +23,8 @@ python -m train.predict --model DIR IMAGE ...
 import googlenet_jax
 
 model = googlenet_jax.load("DIR")  # this folder
-logits = model.logits(images)  # uint8 or floats of 0 to 1, (batch, {shape})
+images = model.read("photo.jpg", "another.png")  # as for train.predict
+logits = model.logits(images)  # or any uint8, or floats of 0 to 1, (batch, {shape})
 ```
 
 `model.jaxexport` needs JAX and flatbuffers alone, and JAX promises to read it for six months
@@ -72,7 +73,8 @@ def card(values: dict[str, Any], parameters: int) -> str:
         rows["in"] = f"{training['wall_seconds']:,.0f} s, with {_environment(training)}"
     rows["exported"] = f"{provenance['date']}, with {_environment(provenance['export'])}"
     rows["input"] = (
-        f"{shape[0]}x{shape[1]} pixels, {shape[2]} channel{'s' * (shape[2] > 1)}; scaled to 0..1, "
+        f"{_cut(dataset['center_crop'])} resized to {shape[0]}x{shape[1]} pixels, {shape[2]} "
+        f"channel{'s' * (shape[2] > 1)}; scaled to 0..1, "
         f"then normalised by the mean {_list(dataset['mean'])} and the standard deviation "
         f"{_list(dataset['std'])}, inside the network's program"
     )
@@ -106,6 +108,12 @@ def _checkpoint(values: dict[str, Any]) -> str:
 def _environment(values: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in values["versions"].items())
     return f"{versions}, on {values['device']['kind']}"
+
+
+def _cut(center_crop: float) -> str:
+    if not center_crop:
+        return "the whole picture,"
+    return f"the central square, {center_crop:.1%} of the shorter side,"
 
 
 def _list(values: list[Any]) -> str:
