@@ -1,7 +1,7 @@
 """Picture files of any size, as a network's images; the only place that opens pictures."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
 
 
-def open_image(content: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
+def open_image(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """A picture of which nothing but the header has been read.
 
     Args:
