@@ -3,7 +3,10 @@
 import dataclasses
 import functools
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +24,9 @@ from googlenet_jax.store import WorkdirPath
 from googlenet_jax.workdir import CHECKPOINTS, CONFIG, check_recorded, read_config
 
 HEADS = {"aux1", "aux2"}
+ATTEMPTS = 50
+PAUSE_SECONDS = 0.1
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +112,15 @@ def load_run(workdir: WorkdirPath, checkpoint: str) -> Model:
       ConfigError: its config.json is damaged, or is not what the checkpoint was written with.
     """
     config = read_config(workdir)
-    with open_checkpoints(workdir) as checkpoints:
+
+    def load(checkpoints: Checkpoints) -> Model:
         step = checkpoints.resolve(checkpoint)
         found = checkpoints.read_record(step)
         check_recorded(workdir, config, found.config)
         info = DatasetInfo.from_dict(found.dataset)
-        restored, record = checkpoints.restore(step, abstract_state(config, info))
-    return Model(info, restored, record)
+        return Model(info, *checkpoints.restore(step, abstract_state(config, info)))
+
+    return read_checkpoints(workdir, load)
 
 
 @functools.partial(jax.jit, static_argnames="info")
@@ -120,15 +128,33 @@ def _logits(state: TrainState, images: Array, info: DatasetInfo) -> Array:
     return state.apply(state.params, normalize(images, info.mean, info.std), train=False)[0]
 
 
-def open_checkpoints(workdir: WorkdirPath) -> Checkpoints:
-    """The checkpoints of a run, to read.
+def read_checkpoints(workdir: WorkdirPath, read: Callable[[Checkpoints], T]) -> T:
+    """What a function finds in the checkpoints of a run, which may be training meanwhile.
+
+    A run deletes its older checkpoints. So where something is missing or damaged and the folder
+    has changed meanwhile, the function is called again, with what is there then.
+
+    Args:
+      workdir: of the run.
+      read: may be called several times.
 
     Raises:
-      CheckpointError: there are none.
+      CheckpointError: there are none, or what `read` raises.
     """
-    if not (workdir / CHECKPOINTS).is_dir():
+    folder = workdir / CHECKPOINTS
+    if not folder.is_dir():
         raise CheckpointError(f"--workdir={workdir}: holds no checkpoints")
-    return Checkpoints(workdir / CHECKPOINTS, writable=False)
+    for _ in range(ATTEMPTS - 1):
+        before = store.listing(folder)
+        try:
+            with Checkpoints(folder, writable=False) as checkpoints:
+                return read(checkpoints)
+        except CheckpointError:
+            time.sleep(PAUSE_SECONDS)  # a deletion that has stopped for a moment goes on
+            if store.listing(folder) == before:
+                raise
+    with Checkpoints(folder, writable=False) as checkpoints:
+        return read(checkpoints)
 
 
 def abstract_state(config: Config, info: DatasetInfo) -> TrainState:

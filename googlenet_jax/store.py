@@ -8,6 +8,7 @@ deleted first: without it, the others count for nothing.
 import contextlib
 import errno
 import json
+import os
 import stat
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Any, TypeAlias
 
 from etils import epath
 
-from googlenet_jax.errors import TrainingError, UserError, no_logging
+from googlenet_jax.errors import CheckpointError, TrainingError, UserError, no_logging
 
 WorkdirPath: TypeAlias = Path | epath.Path
 """A folder or file of this machine, or of a store."""
@@ -116,6 +117,25 @@ def write_json(path: WorkdirPath, value: Any) -> None:
     write(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def listing(folder: WorkdirPath) -> dict[str, Any]:
+    """Something that changes whenever anything is written or deleted in a folder.
+
+    Raises:
+      CheckpointError: its store does not answer.
+    """
+    if not isinstance(folder, Path):
+        with _told(CheckpointError, folder, "cannot be read"):
+            files, key = _open(folder)
+            return {name: found["size"] for name, found in files.find(key, detail=True).items()}
+    found = {}
+    for parent, _, names in os.walk(folder):  # what vanishes meanwhile is left out
+        for path in (parent, *(os.path.join(parent, name) for name in names)):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(path)
+                found[path] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found
+
+
 def download(remote: epath.Path, local: Path, last: str) -> None:
     """Copies the folders of a folder that are whole.
 
@@ -125,9 +145,9 @@ def download(remote: epath.Path, local: Path, last: str) -> None:
       last: the name of the object that is written last into each of them.
 
     Raises:
-      UserError: the store does not give them.
+      CheckpointError: the store does not give them.
     """
-    with _told(UserError, remote, "cannot be read"):
+    with _told(CheckpointError, remote, "cannot be read"):
         files, key = _open(remote)
         keys = [
             each for keys in _folders(files, key).values() if _is_whole(keys, last) for each in keys

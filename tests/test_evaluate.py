@@ -13,6 +13,7 @@ import tiny_run
 import googlenet_jax
 import train.evaluate
 from googlenet_jax import data, models, optimizer, state
+from googlenet_jax.checkpoint import Checkpoints
 from googlenet_jax.errors import CheckpointError, UserError
 from googlenet_jax.loading import Model, start_from
 from googlenet_jax.workdir import read_config
@@ -151,6 +152,23 @@ def test_wrong_type_is_refused(model, dtype):
     """Whether such numbers are 0 to 1 or 0 to 255 cannot be known."""
     with pytest.raises(UserError, match=f"images of type {np.dtype(dtype)}: must be uint8"):
         UNCHECKED_LOGITS(model, np.zeros((2, 8, 8, 1), dtype))
+
+
+def test_a_checkpoint_that_the_run_deletes_meanwhile(workdir, tmp_path, monkeypatch):
+    """The run has saved the next one by then."""
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    folder = copy / "checkpoints"
+    (folder / "9").rename(copy / "9")
+    restore = Checkpoints.restore
+
+    def too_late(checkpoints, step, like):
+        if step == 8:
+            shutil.rmtree(folder / "8" / "state")
+            (copy / "9").rename(folder / "9")
+        return restore(checkpoints, step, like)
+
+    monkeypatch.setattr(Checkpoints, "restore", too_late)
+    assert int(googlenet_jax.load(str(copy), "latest").state.step) == 9
 
 
 def fresh_state(workdir, num_classes=10, width_multiplier=None):

@@ -124,7 +124,7 @@ def write_run(source, target, history, **settings):
         group, _, field = name.partition("__")
         (config[group] if field else config)[field or group] = value
     tiny_run.set_config(target, config)
-    (target / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+    tiny_run.change_records(target, lambda proven: proven["record"].update(history=history))
     return target
 
 
@@ -379,10 +379,16 @@ def damage(name):
             lambda w: [shutil.rmtree(step) for step in (w / "checkpoints").glob("[0-9]*")],
             "there are: none",
         ),
-        "no metrics": (lambda w: (w / "metrics.jsonl").unlink(), "metrics.jsonl: cannot be read"),
-        "empty metrics": (lambda w: (w / "metrics.jsonl").write_text(""), "no epoch has been"),
-        "torn metrics": (lambda w: (w / "metrics.jsonl").write_text("{"), "cannot be read"),
-        "foreign metrics": (lambda w: (w / "metrics.jsonl").write_text("[1]\n"), "not the lines"),
+        "no evaluation": (
+            lambda w: tiny_run.change_records(w, lambda p: p["record"].update(history=[])),
+            "no epoch has been",
+        ),
+        "foreign history": (
+            lambda w: tiny_run.change_records(
+                w, lambda p: p["record"].update(history=[{"test_accuracy": 1}])
+            ),
+            "no history of a run",
+        ),
     }[name]
 
 
@@ -392,10 +398,8 @@ def damage(name):
         "no such folder",
         "no checkpoints",
         "empty checkpoints",
-        "no metrics",
-        "empty metrics",
-        "torn metrics",
-        "foreign metrics",
+        "no evaluation",
+        "foreign history",
     ],
 )
 def test_a_useless_workdir_is_refused(name, source, workdirs, tmp_path, refused):
@@ -406,6 +410,21 @@ def test_a_useless_workdir_is_refused(name, source, workdirs, tmp_path, refused)
     assert said in message
     assert "useless" in message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]\n", b"\xff", b"[" * 100_000])
+def test_the_history_is_the_checkpoints(content, source, tmp_path):
+    """Whatever somebody made of metrics.jsonl, which nothing proves, and of summary.json."""
+    expected = runs.read_run(source, "run").history
+    workdir = shutil.copytree(source, tmp_path / "run")
+    lines = (workdir / "metrics.jsonl").read_text()
+    for name in ("metrics.jsonl", "summary.json"):
+        (workdir / name).unlink()
+        if content is not None:
+            (workdir / name).write_bytes(content)
+    assert runs.read_run(workdir, "run").history == expected
+    (workdir / "metrics.jsonl").write_text(re.sub(r'(accuracy": )[^,]+', r"\g<1>0.9999", lines))
+    assert runs.read_run(workdir, "run").history == expected
 
 
 def test_a_run_given_twice_is_refused(source, workdirs, tmp_path, refused):

@@ -12,11 +12,11 @@ from typing import Any, Self
 import jax
 
 from googlenet_jax import store
-from googlenet_jax.checkpoint import rank
+from googlenet_jax.checkpoint import Checkpoints, Record, rank
 from googlenet_jax.config import Config
 from googlenet_jax.data import DatasetInfo
 from googlenet_jax.errors import CheckpointError, UserError
-from googlenet_jax.loading import abstract_state, open_checkpoints
+from googlenet_jax.loading import abstract_state, read_checkpoints
 from googlenet_jax.report.summary import best_entry, selection_metrics, selection_split
 from googlenet_jax.store import WorkdirPath
 from googlenet_jax.workdir import check_recorded, read_config
@@ -36,7 +36,8 @@ class Run:
       name: short, and another one for each run of a report.
       workdir: as it was given.
       config: of the run.
-      history: lines of metrics.jsonl, at least one of which has been evaluated.
+      history: as its newest checkpoint has it, with proof: of metrics.jsonl anybody could have
+        changed a line; at least one of which has been evaluated.
       info: of its images and classes.
       provenance: of its data.
       device: its kind; empty before the run has ended.
@@ -162,28 +163,25 @@ def read_run(workdir: WorkdirPath, name: str) -> Run:
       UserError: it has none, or a file of it is damaged.
     """
     config = read_config(workdir)
-    with open_checkpoints(workdir) as checkpoints:
-        record = checkpoints.read_record(checkpoints.resolve("best"))
+
+    def read(checkpoints: Checkpoints) -> tuple[Record, Record]:
+        best, newest = (checkpoints.read_record(checkpoints.resolve(n)) for n in ("best", "latest"))
+        return best, newest
+
+    record, newest = read_checkpoints(workdir, read)
     check_recorded(workdir, config, record.config)
-    path = workdir / "metrics.jsonl"
     try:
-        history = [
-            store.parse_json(line) for line in store.read(path, store.MAX_JSON_BYTES).splitlines()
-        ]
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    try:
-        best_entry(history)
+        best_entry(newest.history)
     except IndexError:
-        raise CheckpointError(f"{path}: no epoch has been evaluated") from None
+        raise CheckpointError(f"{workdir}: no epoch has been evaluated") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not the lines of a run") from error
+        raise CheckpointError(f"{workdir}: its checkpoint holds no history of a run") from error
     try:
-        device = store.read_json(workdir / "summary.json")["device"]["kind"]
+        device = str(store.read_json(workdir / "summary.json")["device"]["kind"])
     except (OSError, ValueError, KeyError, TypeError):
         device = ""
     info = DatasetInfo.from_dict(record.dataset)
-    return Run(name, workdir, config, history, info, record.provenance, device)
+    return Run(name, workdir, config, newest.history, info, record.provenance, device)
 
 
 def check_comparable(first: Run, second: Run) -> None:
