@@ -262,6 +262,8 @@ class Shell:
         if name in NEEDS_TORCH:
             pytest.importorskip("torch")
         module = importlib.import_module(name)
+        if hasattr(module, "__path__"):
+            module = importlib.import_module(f"{name}.__main__")
         written = {"--out", "--workdir"} if name in MAKES_WORKDIR else {"--out"}
         read = [w for flag, w in itertools.pairwise(["", *arguments]) if flag not in written]
         self.provide(
@@ -307,6 +309,8 @@ def made_small(name, arguments):
     """What is appended to a program's arguments."""
     if name == "train.contact_sheet":
         return ["--config.data.unofficial=True"]
+    if name == "tests.fuzz":
+        return ["--inputs=1", "--target=overrides"]
     if name != "train.main" or "--help" in arguments:
         return []
     config, _ = flags.parse(arguments)

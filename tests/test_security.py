@@ -1,6 +1,8 @@
 """No code in a file of data is ever run: what could do that is in no source of this project."""
 
 import ast
+import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,13 @@ def test_the_search_finds(source):
 )
 def test_the_search_leaves_alone(source):
     assert not unsafe(ast.parse(source))
+
+
+def test_the_bounds_are_those_of_the_source():
+    rows = re.findall(
+        r"^\|.*\| ([\d,.]+) .*\| `([\w.]+)` \|$", (ROOT / "SECURITY.md").read_text(), re.M
+    )
+    assert rows
+    for bound, name in rows:
+        module, _, constant = name.rpartition(".")
+        assert f"{getattr(importlib.import_module(module), constant):,}" == bound, name

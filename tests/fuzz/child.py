@@ -175,6 +175,7 @@ def main(name: str, out: Path, seed: int) -> None:
     with Path(f"{work}.printed").open("wb+") as printed:
         for stream in (1, 2):
             os.dup2(printed.fileno(), stream)
+        sys.addaudithook(watch)
         try:
             for answer in answer_all(name, out, work, seed, indices, printed.fileno()):
                 answers.write(json.dumps(answer) + "\n")
@@ -201,7 +202,6 @@ def answer_all(
         kind, same[sample] = outcome(target, work / sample, None)
         if kind != "same":
             yield {"broken": f"{sample}: {kind}: {same[sample]}"}
-    sys.addaudithook(watch)
     yield {"ready": len(found)}
     for index in indices:
         sample, file, content = choose(name, seed, index, found)
