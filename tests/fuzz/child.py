@@ -36,9 +36,17 @@ _harm: list[str] = []
 
 def watch(event: str, arguments: tuple[Any, ...]) -> None:
     """Notes what no reader of data has to do."""
-    is_evil = event == "import" and str(arguments[0]).startswith("fuzz_evil")
-    if event in HARM or is_evil:
+    if event in HARM:
         _harm.append(f"{event} {str(arguments)[:100]}")
+
+
+class Importer:
+    """Notes that a module is looked for whose name stands in an input alone."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+        """Finds nothing."""
+        if name.startswith("fuzz_evil"):
+            _harm.append(f"import {name}")
 
 
 class SlowError(BaseException):
@@ -176,6 +184,7 @@ def main(name: str, out: Path, seed: int) -> None:
         for stream in (1, 2):
             os.dup2(printed.fileno(), stream)
         sys.addaudithook(watch)
+        sys.meta_path.insert(0, Importer())  # type: ignore[arg-type]
         try:
             for answer in answer_all(name, out, work, seed, indices, printed.fileno()):
                 answers.write(json.dumps(answer) + "\n")

@@ -8,6 +8,7 @@ import io
 import json
 import pickletools
 import random
+import re
 import struct
 import tarfile
 import zipfile
@@ -178,6 +179,15 @@ def change_json(rng: random.Random, content: bytes) -> bytes:
         # Without this, a lone surrogate could not be written down.
         return json.dumps(value, indent=rng.choice([None, 2])).encode()
     return change_text(rng, json.dumps(value)).encode("utf-8", "surrogatepass")
+
+
+def change_module(rng: random.Random, content: bytes) -> bytes:
+    """Another module in one of the names of JSON, which the reader must not import."""
+    names = [at.span(1) for at in re.finditer(rb': *"([a-z_]+[.][a-zA-Z_.]+)"', content)]
+    if not names:
+        return change_json(rng, content)
+    start, end = rng.choice(names)
+    return content[:start] + b"fuzz_evil.X" + content[end:]
 
 
 def change_text(rng: random.Random, text: str) -> str:

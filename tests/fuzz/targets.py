@@ -636,6 +636,7 @@ TARGETS = {
     "tfds": Target(
         make_prepared,
         {
+            "features.json": either(*[mutate.change_json] * 4, mutate.change_module),
             ".json": mutate.change_json,
             "labels.txt": mutate.damage,
             "-00001": mutate.damage,  # the records
