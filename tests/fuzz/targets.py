@@ -397,6 +397,7 @@ def tiny_network() -> Iterator[Any]:
 
     from googlenet_jax import loading
 
+    loading.PAUSE_SECONDS = 0.0  # what is damaged stays so
     before = loading.abstract_state
     shapes = jax.eval_shape(tiny_state)
     loading.abstract_state = lambda config, info: shapes
@@ -442,10 +443,13 @@ def make_run(folder: Path) -> None:
 
 def read_run(folder: Path) -> Any:
     from googlenet_jax import loading
+    from googlenet_jax.report import runs
 
     with tiny_network():
         found = loading.load_run(folder, "best")
-    return found.info, found.record, sum_of_state(found.state)
+        run = runs.read_run(folder, "a")
+    state = sum_of_state(found.state)
+    return found.info, found.record, state, run.best, run.final, run.seconds, run.settings
 
 
 def forge_run(folder: Path) -> list[str]:
@@ -477,26 +481,20 @@ def read_run_json(folder: Path) -> Any:
     with proven_record(folder):
         found = runs.read_run(folder, "a")
         environment = export.training_environment(folder)
-        best = (found.best, found.final, found.seconds, found.settings)
-    return dataclasses.replace(found, workdir=Path()), best, environment
+    return found, found.settings, environment
 
 
 @contextlib.contextmanager
-def proven_record(folder: Path) -> Iterator[Any]:
+def proven_record(folder: Path) -> Iterator[None]:
     """The checkpoints are known to be whole: opening them would take most of the time."""
     from googlenet_jax.report import runs
 
-    before = runs.open_checkpoints
-    runs.open_checkpoints = opened
+    before = runs.read_checkpoints
+    runs.read_checkpoints = lambda workdir, read: read(known_checkpoints(workdir))
     try:
         yield
     finally:
-        runs.open_checkpoints = before
-
-
-@contextlib.contextmanager
-def opened(folder: Path) -> Iterator[Any]:
-    yield known_checkpoints(folder)
+        runs.read_checkpoints = before
 
 
 @functools.cache
@@ -505,9 +503,11 @@ def known_checkpoints(folder: Path) -> Any:
 
     from googlenet_jax import loading
 
-    with loading.open_checkpoints(folder) as checkpoints:
+    def read(checkpoints: Any) -> Any:
         step = checkpoints.resolve("best")
-        record = checkpoints.read_record(step)
+        return step, checkpoints.read_record(step)
+
+    step, record = loading.read_checkpoints(folder, read)
     return SimpleNamespace(resolve=lambda name: step, read_record=lambda step: record)
 
 
@@ -695,7 +695,7 @@ TARGETS = {
     "run-json": Target(
         make_run,
         {
-            **{"config.json": mutate.change_json, "metrics.jsonl": mutate.change_json},
+            "config.json": mutate.change_json,
             "summary.json": mutate.change_json,
         },
         read_run_json,
