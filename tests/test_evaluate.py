@@ -1,5 +1,6 @@
 """What is measured and called afterwards is what was trained."""
 
+import dataclasses
 import inspect
 import json
 import shutil
@@ -14,7 +15,7 @@ import googlenet_jax
 import train.evaluate
 from googlenet_jax import data, models, optimizer, state
 from googlenet_jax.checkpoint import Checkpoints
-from googlenet_jax.errors import CheckpointError, UserError
+from googlenet_jax.errors import CheckpointError, DataError, UserError
 from googlenet_jax.loading import Model, start_from
 from googlenet_jax.workdir import read_config
 
@@ -107,6 +108,47 @@ def test_two_checkpoints_differ(history):
     """Else the test above could not tell one from the other."""
     first, second = (history[step] for step in tiny_run.STEPS)
     assert first["test_loss"] != pytest.approx(second["test_loss"], rel=1e-3)
+
+
+def other_data(monkeypatch, **changes):
+    """The digits as if they lay elsewhere and were others."""
+    load = data.load
+
+    def changed(*arguments):
+        found = load(*arguments)
+        info = dataclasses.replace(found.info, **changes)
+        origin = {**found.provenance, "sha256": "f" * 64, "official": False, "source": "zoo"}
+        return dataclasses.replace(found, info=info, provenance=origin)
+
+    monkeypatch.setattr(data, "load", changed)
+
+
+def test_other_data_replace_no_figures(workdir, monkeypatch, capsys):
+    path, result = evaluate(workdir, "--checkpoint", "9")
+    assert not result["other_data"]
+    before = path.read_bytes()
+    other_data(monkeypatch)
+    train.evaluate.main(["--workdir", str(workdir), "--checkpoint", "9"])
+    assert path.read_bytes() == before
+    other = json.loads((workdir / f"evaluation_test_9_{'f' * 12}.json").read_text())
+    assert other["other_data"]
+    assert "of other data than the run's: zoo" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "culprit"),
+    [
+        ({"class_names": ("0", "zebra", *"23456789")}, "class 1 is 'zebra', but '1' to the"),
+        ({"class_names": tuple("012345678")}, "9 classes; the network has 10"),
+        ({"image_shape": (8, 8, 3)}, r"shape \(8, 8, 3\); the network takes \(8, 8, 1\)"),
+    ],
+)
+def test_data_that_mean_something_else_are_refused(workdir, monkeypatch, changes, culprit):
+    other_data(monkeypatch, **changes)
+    before = set(workdir.iterdir())
+    with pytest.raises(DataError, match=f"zoo: .*{culprit}"):
+        train.evaluate.main(["--workdir", str(workdir)])
+    assert set(workdir.iterdir()) == before
 
 
 def test_defaults_are_best_and_test(workdir, best):

@@ -3,12 +3,15 @@
 import argparse
 import contextlib
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from googlenet_jax import store
-from googlenet_jax.errors import UserError
+from googlenet_jax.errors import DataError, UserError
 from googlenet_jax.store import WorkdirPath
 from train import allocator, console
+
+if TYPE_CHECKING:
+    from googlenet_jax.data import DatasetInfo
 
 
 def main(argv: list[str]) -> None:
@@ -26,12 +29,16 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
 
     result = evaluate(arguments.workdir, arguments.checkpoint, arguments.split, arguments.data_path)
-    name = f"evaluation_{arguments.split}_{result['step']}.json"
+    # Figures of other images, under a name of their own, replace none of the run's.
+    other = f"_{result['data']['sha256'][:12]}" if result["other_data"] else ""
+    name = f"evaluation_{arguments.split}_{result['step']}{other}.json"
     console.say(
         f"{arguments.split} split, {result['examples']:,} images, checkpoint of step "
         f"{result['step']} (epoch {result['epoch']}): loss {result['loss']:.4f}, "
         f"top-1 {result['accuracy']:.4f}, top-5 {result['top5_accuracy']:.4f}"
     )
+    if other:
+        console.say(f"  of other data than the run's: {result['data']['source']}")
     for label, accuracy in result["per_class_accuracy"].items():
         console.say(f"  {label:12} {accuracy:.4f}")
     try:
@@ -52,12 +59,17 @@ def evaluate(
     # Imported here so that a mistake on the command line is told before JAX has loaded.
     from googlenet_jax import data, feeds
     from googlenet_jax.loading import load_model
+    from googlenet_jax.report.runs import identity
     from googlenet_jax.workdir import read_config
 
     config = read_config(workdir)
     model = load_model(workdir, checkpoint)
     config.data.path = data_path or config.data.path
     dataset = data.load(config.data, config.seed)
+    source, is_imported = dataset.provenance["source"], "imported" in model.record.provenance
+    # A state dict has no names, so those of imported classes may be numbers.
+    are_numbers = model.info.class_names == tuple(map(str, range(model.info.num_classes)))
+    check_fits(source, dataset.info, model.info, with_names=not (is_imported and are_numbers))
     split = data.Split(split_name)
     if split not in dataset.splits:
         raise UserError(f"--split={split}: the data have none, only {', '.join(dataset.splits)}")
@@ -75,7 +87,37 @@ def evaluate(
         **metrics,
         "per_class_accuracy": per_class,
         "data": dataset.provenance,
+        "other_data": not is_imported
+        and identity(dataset.provenance) != identity(model.record.provenance),
     }
+
+
+def check_fits(
+    source: str, found: "DatasetInfo", expected: "DatasetInfo", with_names: bool
+) -> None:
+    """Makes sure that images and labels mean to the network what they mean to the data.
+
+    Args:
+      source: of the data, for messages.
+      found: in the data.
+      expected: by the network.
+      with_names: False where the network's classes have none.
+
+    Raises:
+      DataError: they do not.
+    """
+    if found.image_shape != expected.image_shape:
+        raise DataError(
+            f"{source}: images of shape {found.image_shape}; the network takes "
+            f"{expected.image_shape}"
+        )
+    if found.num_classes != expected.num_classes:
+        raise DataError(
+            f"{source}: {found.num_classes} classes; the network has {expected.num_classes}"
+        )
+    for label, (one, other) in enumerate(zip(found.class_names, expected.class_names, strict=True)):
+        if with_names and one != other:
+            raise DataError(f"{source}: class {label} is {one!r}, but {other!r} to the network")
 
 
 if __name__ == "__main__":
