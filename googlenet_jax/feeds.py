@@ -197,7 +197,8 @@ class Streamed(_Common):
 
     def evaluate(self, state: TrainState, split: Split) -> Evaluation:
         """See `Feed`."""
-        size = parallel.divisible(self._config.eval.batch_size, self._mesh)
+        size = min(self._config.eval.batch_size, len(self.dataset.splits[split]))
+        size = parallel.divisible(size, self._mesh)
         parts: list[Evaluation] = []
         corrupt, rows = 0, parallel.rows(size, self._mesh)
         with contextlib.closing(self.dataset.evaluation_batches(split, size, rows)) as batches:

@@ -216,7 +216,8 @@ def evaluate(
     Batches are split over the devices of `mesh`, and made larger if the devices do not divide
     them. The last one is filled up with repetitions that do not count.
     """
-    size, batch_size = len(data.labels), parallel.divisible(batch_size, mesh)
+    size = len(data.labels)
+    batch_size = parallel.divisible(min(batch_size, size), mesh)  # no memory for what is not there
 
     def evaluate_batch(index: Array) -> Evaluation:
         wanted = index * batch_size + jnp.arange(batch_size)

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import itertools
+import os
 import pickle
 import tarfile
 
@@ -323,6 +324,57 @@ def test_a_pickled_batch_with_a_wrong_entry(tmp_path, change, says):
     with pytest.raises(DataError) as caught:
         load_cifar10(folder, unofficial=True)
     assert says in one_line(caught, folder)
+
+
+def nested(times):
+    """A pickled tuple that holds one tuple twice, which holds one twice, and so on."""
+    return b")" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(times))
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        # Hashing it, or printing it, takes 2^200 steps and hears no signal.
+        (b"\x80\x02}" + nested(200) + b"K\x01s.", "names that are no text"),
+        (b"\x80\x02}(" + nested(200) + b"K\x01u.", "names that are no text"),
+        (
+            b"\x80\x02}(U\x06labels](K\x00K\x01eU\x04datacnumpy.core.multiarray\n_reconstruct\n)R"
+            + b"(K\x01"
+            + nested(200)
+            + b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR\x89U\x01xtbu.",
+            "pixels of shape",
+        ),
+        # One text of 1,000 characters, encoded again and again.
+        (
+            b"\x80\x02}(X\xe8\x03\x00\x00"
+            + b"a" * 1000
+            + b"q\x00"
+            + b"c_codecs\nencode\nh\x00U\x06latin1\x86R" * 500
+            + b"u.",
+            "more text than there is",
+        ),
+    ],
+    ids=["name", "names", "shape", "text"],
+)
+def test_a_small_batch_that_wants_time_or_memory_without_end(tmp_path, batch, says):
+    batches = as_pickles(random_members()[0])
+    batches["data_batch_1"] = batch
+    folder = write_folder(tmp_path / "unpacked", batches)
+    with pytest.raises(DataError) as caught:
+        load_cifar10(folder, unofficial=True)
+    assert says in one_line(caught, folder)
+
+
+def test_stored_files_are_regular_and_bounded(tmp_path, monkeypatch):
+    """Before they are read: a pipe is never waited for, nor 60 GB summed up."""
+    with (tmp_path / "cifar.tar.gz").open("wb") as file:
+        file.truncate(60 * 2**30)
+    with pytest.raises(DataError, match="larger than 4,294,967,296 bytes"):
+        load_cifar10(tmp_path / "cifar.tar.gz", unofficial=True)
+    for split in ("train", "test"):
+        os.mkfifo(tmp_path / f"{split}.parquet")
+    with pytest.raises(DataError, match="is not a regular file"):
+        load_cifar10(tmp_path, unofficial=True)
 
 
 def complete(monkeypatch, train, test):

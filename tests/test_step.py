@@ -159,10 +159,10 @@ def test_an_unsound_step_is_the_last_one():
     assert 2 <= int(state.step) < 8
 
 
-@pytest.mark.parametrize("size", [1, 7, 8, 20])
-def test_evaluation_counts_every_image_once(size):
+@pytest.mark.parametrize(("size", "batch_size"), [(1, 8), (7, 8), (8, 8), (20, 8), (7, 10**10)])
+def test_evaluation_counts_every_image_once(size, batch_size):
     state, data = make_state(), make_data(size)
-    metrics = step.evaluate(state, data, batch_size=8, preprocess=to_float)
+    metrics = step.evaluate(state, data, batch_size=batch_size, preprocess=to_float)
     assert np.array_equal(metrics.count, np.bincount(data.labels, minlength=NUM_CLASSES))
     logits, _, _ = state.apply(state.params, to_float(None, data.images), train=False)
     hits = np.asarray(logits).argmax(1) == np.asarray(data.labels)

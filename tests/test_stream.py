@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import itertools
+import json
 import os
 import shutil
 from pathlib import Path
@@ -240,6 +241,38 @@ def test_a_picture_that_comes_back_is_counted_again(folder, tmp_path):
         for there, expected in ((True, 9), (False, 8), (True, 9)):
             away.write_bytes(content if there else b"")
             assert opened.evaluate(fresh, Split.TEST).compute()["examples"] == expected
+
+
+def test_a_pipe_among_pictures_is_not_waited_for(folder, tmp_path):
+    path = shutil.copytree(folder, tmp_path / "copy")
+    (path / "test" / "dog" / "00026.png").unlink()
+    os.mkfifo(path / "test" / "dog" / "00026.png")
+    feed, fresh = make_feed(path)
+    with feed as opened, pytest.raises(DataError, match=r"00026\.png: .*is not a regular file"):
+        opened.evaluate(fresh, Split.TEST)
+
+
+def test_a_batch_of_evaluation_is_no_larger_than_the_split(folder):
+    """Memory is not taken for images that are not there."""
+    feed, fresh = make_feed(folder)
+    with feed as opened:
+        opened._config.eval.batch_size = 10**9
+        assert opened.evaluate(fresh, Split.TEST).compute()["examples"] == 9
+
+
+def test_a_prepared_set_runs_no_code(records, tmp_path, monkeypatch):
+    """TFDS imports what features.json names, from the current folder as well."""
+    path = shutil.copytree(records, tmp_path / "records")
+    (features,) = path.rglob("features.json")
+    values = json.loads(features.read_text())
+    values["featuresDict"]["features"]["label"]["pythonClassName"] = "evil.Label"
+    features.write_text(json.dumps(values))
+    (tmp_path / "evil.py").write_text("raise SystemExit('it runs')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for read in (data.load, data.describe):
+        config = DataConfig(name="tfds:zoo", stream=True, path=str(path))
+        with pytest.raises(DataError, match=r"names 'evil\.Label', no feature of TFDS"):
+            read(config, *([0] if read is data.load else []))
 
 
 def test_a_set_of_which_nothing_can_be_read(folder, tmp_path):

@@ -57,6 +57,10 @@ class _Reader(pickle._Unpickler):
 
     stack: list[Any]
 
+    def __init__(self, content: bytes):
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        self._may_encode = len(content)  # a text that is named again would be copied again
+
     def find_class(self, module: str, name: str) -> Any:
         return _Name(f"{module}.{name}")
 
@@ -68,7 +72,10 @@ class _Reader(pickle._Unpickler):
         if name.text == "_codecs.encode":
             text, encoding = arguments
             if encoding not in ("latin1", b"latin1"):
-                raise BatchError(f"it has text in the encoding {encoding!r:.40}")
+                raise BatchError("it has text in another encoding than latin1")
+            self._may_encode -= len(text)
+            if self._may_encode < 0:
+                raise BatchError("it has more text than there is in the file")
             self.stack[-1] = text.encode("latin1")
         elif name.text == "__builtin__.bytes" and not arguments:
             self.stack[-1] = b""
@@ -83,10 +90,26 @@ class _Reader(pickle._Unpickler):
             raise BatchError("it gives a state to what is no array")
         self.stack[-1].state = state
 
+    def set_item(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def set_items(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def _check_keys(self, keys: list[Any]) -> None:
+        # Tuples that hold the same tuples, again and again, are small and take for ever to hash
+        # or to print.
+        if not all(isinstance(key, str | bytes) for key in keys):
+            raise BatchError("it has names that are no text")
+
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **{code: pickle._Unpickler.dispatch[code] for code in _OPCODES},
         pickle.REDUCE[0]: reduce,
         pickle.BUILD[0]: build,
+        pickle.SETITEM[0]: set_item,
+        pickle.SETITEMS[0]: set_items,
     }
 
 
@@ -104,7 +127,7 @@ def read(
       BatchError: it is no batch, or calls what no batch needs.
     """
     try:
-        batch = _Reader(io.BytesIO(content), encoding="bytes").load()
+        batch = _Reader(content).load()
         batch = {k.encode() if isinstance(k, str) else k: v for k, v in batch.items()}
         labels, array = batch[label_key], batch[b"data"]
         version, shape, dtype, by_column, raw = array.state
@@ -117,7 +140,7 @@ def read(
     if not is_sound or not isinstance(raw, bytes):
         raise BatchError("its pixels are no array of bytes")
     if not isinstance(labels, list) or shape != (len(labels), pixels):
-        raise BatchError(f"it has pixels of shape {shape!r:.40}")
+        raise BatchError(f"it has pixels of shape other than (labels, {pixels})")
     if len(raw) != len(labels) * pixels or not labels:
         raise BatchError(f"it has {len(raw)} bytes of pixels for {len(labels)} labels")
     if not all(type(label) is int and 0 <= label < MAX_LABEL for label in labels):

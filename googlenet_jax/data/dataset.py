@@ -2,7 +2,9 @@
 
 import dataclasses
 import enum
+import errno
 import hashlib
+import stat
 import typing
 from collections.abc import Generator, Mapping, Sequence, Sized
 from pathlib import Path
@@ -15,6 +17,8 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt8
 
 from googlenet_jax import parallel, pictures
 from googlenet_jax.errors import DataError
+
+MAX_STORED_BYTES = 2**32  # of a data set that is to lie whole on a device
 
 
 @typing.no_type_check  # JAX also builds it of shapes and other stand-ins for arrays
@@ -202,9 +206,19 @@ def epoch_order(key: PRNGKeyArray, epoch: int, num_examples: int) -> Int[Array, 
 
 
 def digest(paths: Sequence[Path]) -> str:
-    """The sha256 of files, one after the other."""
-    total = hashlib.sha256()
+    """The sha256 of files, one after the other.
+
+    Raises:
+      OSError: one cannot be read, is no regular file, or all are larger than `MAX_STORED_BYTES`.
+    """
+    total, left = hashlib.sha256(), MAX_STORED_BYTES
     for path in paths:
+        status = path.stat()
+        left -= status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        if left < 0:
+            raise OSError(errno.EFBIG, f"larger than {MAX_STORED_BYTES:,} bytes", str(path))
         with path.open("rb") as file:
             while chunk := file.read(1 << 20):
                 total.update(chunk)

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int
 
+from googlenet_jax import pictures, store
 from googlenet_jax.data.dataset import Split
 from googlenet_jax.data.stream import Picture
 from googlenet_jax.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+MAX_LIST_BYTES = 2**24  # of a file that lists classes
 SPLITS = {
     "train": Split.TRAIN,
     "val": Split.VALID,
@@ -45,7 +47,8 @@ class FolderPictures:
     def __getitem__(self, index: int) -> Picture:
         path = self.root / self.names[index]
         try:
-            return Picture(path.read_bytes(), int(self.labels[index]), str(path))
+            content = store.read(path, pictures.MAX_BYTES)
+            return Picture(content, int(self.labels[index]), str(path))
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -71,7 +74,8 @@ def read_classes(path: Path, folders: Sequence[str]) -> dict[str, str]:
       DataError: it cannot be read, or names a class twice or none.
     """
     try:
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        text = store.read(path, MAX_LIST_BYTES).decode()
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(f"data.classes={str(path)!r}: cannot be read: {error}") from error
     pairs = [(line, "") if line in folders else line.partition(" ")[::2] for line in lines]
@@ -171,9 +175,9 @@ def digest(splits: dict[Split, FolderPictures]) -> str:
     """
     total = hashlib.sha256()
     try:
-        for split, pictures in splits.items():
-            for name, label in zip(pictures.names, pictures.labels, strict=True):
-                size = (pictures.root / name).stat().st_size
+        for split, files in splits.items():
+            for name, label in zip(files.names, files.labels, strict=True):
+                size = (files.root / name).stat().st_size
                 total.update(f"{split} {name} {size} {label}\n".encode(errors="surrogateescape"))
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error

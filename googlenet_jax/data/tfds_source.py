@@ -26,6 +26,7 @@ from googlenet_jax.errors import DataError
 HOST = "www.cs.toronto.edu"
 NETWORK_SECONDS = 8.0
 MAX_BYTES = 2**30  # of a split's pixels, which are held in memory and on the device
+FEATURES = "tensorflow_datasets.core.features."  # where the classes of TFDS's features are
 ARCHIVE = "archive.json"  # beside what is prepared here: the sums of the archive and the records
 
 
@@ -61,9 +62,7 @@ def archive_sum(folder: Path, records: str) -> str | None:
 
 def describe(folder: Path, splits: dict[Split, Arrays]) -> DatasetInfo:
     """What a network must know of a prepared set, normalised by its own training images."""
-    import tensorflow_datasets as tfds
-
-    info = tfds.builder_from_directory(folder).info
+    info = _builder(folder).info
     pixels = np.asarray(splits[Split.TRAIN].images)
     height, width, channels = pixels.shape[1:]
     mean = pixels.mean((0, 1, 2), dtype=np.float64) / 255
@@ -88,11 +87,9 @@ def read(name: str, folder: Path, form: cifar.Format | None) -> dict[Split, Arra
     Raises:
       DataError: it cannot be read without TensorFlow, or is not such a set.
     """
-    import tensorflow_datasets as tfds
-
     splits = {}
     with _told(folder, "format array_record, splits train and test"):
-        builder = tfds.builder_from_directory(folder)
+        builder = _builder(folder)
         shape = builder.info.features["image"].shape
         if builder.info.name != name or (form and shape != form.info.image_shape):
             raise DataError(f"{folder}: holds {builder.info.name} of shape {shape}, not {name}")
@@ -106,6 +103,30 @@ def read(name: str, folder: Path, form: cifar.Format | None) -> dict[Split, Arra
             labels = np.array([e["label"] for e in examples], np.int32)
             splits[split] = Arrays(pixels, labels)
     return splits
+
+
+def _builder(folder: Path) -> Any:
+    """TFDS's reader of a prepared set.
+
+    Raises:
+      DataError: its features are not TFDS's own. Of any other name TFDS imports the module that it
+        names, from the current folder as well, and that would run it.
+    """
+    import tensorflow_datasets as tfds
+
+    def check(value: Any) -> None:
+        if isinstance(value, list):
+            for each in value:
+                check(each)
+        if isinstance(value, dict):
+            for key, each in value.items():
+                is_name = key in ("type", "pythonClassName", "python_class_name")
+                if is_name and isinstance(each, str) and not each.startswith(FEATURES):
+                    raise DataError(f"{folder}: features.json names {each!r}, no feature of TFDS")
+                check(each)
+
+    check(store.read_json(folder / "features.json"))
+    return tfds.builder_from_directory(folder)
 
 
 def _records(builder: Any, split_name: str) -> Any:
@@ -169,11 +190,9 @@ def pictures(name: str, folder: Path) -> tuple[tuple[str, ...], dict[Split, Reco
     Raises:
       DataError: it cannot be read without TensorFlow, or is not such a set.
     """
-    import tensorflow_datasets as tfds
-
     found = {}
     with _told(folder, "format array_record"):
-        builder = tfds.builder_from_directory(folder)
+        builder = _builder(folder)
         if builder.info.name != name:
             raise DataError(f"{folder}: holds {builder.info.name}, not {name}")
         class_names = tuple(builder.info.features["label"].names)
@@ -204,7 +223,7 @@ def class_names(name: str, path: Path) -> tuple[str, ...]:
 
     try:
         prepared = find(name, path)
-        builder = tfds.builder_from_directory(prepared) if prepared else tfds.builder(name)
+        builder = _builder(prepared) if prepared else tfds.builder(name)
         return tuple(builder.info.features["label"].names)
     except Exception as error:  # TFDS raises almost anything
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]

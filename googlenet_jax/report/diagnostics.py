@@ -57,7 +57,8 @@ def predict(run: Run, data_path: str) -> Predictions:
             f"{dataset.provenance['source']}: not the data of {run.workdir}: sha256 is "
             f"{dataset.provenance['sha256']}, there it was {run.provenance['sha256']}"
         )
-    batch_size, seen = run.config.eval.batch_size, 0
+    batch_size = min(run.config.eval.batch_size, len(dataset.splits[Split.TEST]))
+    seen = 0
     labels, parts = [], []
     mistakes: list[tuple[float, int, np.ndarray]] = []  # sorted by confidence, then by number
     with contextlib.closing(dataset.batches(Split.TEST, batch_size)) as batches:
