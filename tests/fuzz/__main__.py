@@ -41,13 +41,9 @@ def main(argv: list[str]) -> int:
             print(json.dumps(answer, indent=2))
         return 0
     if not arguments.table:
-        # The slowest ones first, so that no job is left with one of them at the end.
-        names_by_cost = sorted(names, key=lambda name: -targets.find(name).cost)
+        indices = range(arguments.inputs)
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            for name in pool.map(
-                lambda name: run(name, out, arguments.seed, wanted(name, arguments.inputs)),
-                names_by_cost,
-            ):
+            for name in pool.map(lambda name: run(name, out, arguments.seed, indices), names):
                 print(f"done: {name}", file=sys.stderr, flush=True)
     rows = {name: results(out, name, arguments.seed) for name in names}
     print(table(rows))
@@ -66,11 +62,6 @@ def results(out: Path, name: str, seed: int) -> dict[int, dict[str, Any]]:
     # The last line of a run that was killed may be cut short.
     found = [json.loads(line) for line in lines if line.endswith("}\n")]
     return {each["index"]: each for each in found}
-
-
-def wanted(name: str, inputs: int) -> range:
-    """The numbers of the inputs of a target, where so many are asked for of each."""
-    return range(max(1, round(inputs * targets.find(name).share)))
 
 
 def run(name: str, out: Path, seed: int, indices: Sequence[int]) -> str:

@@ -38,8 +38,6 @@ class Target:
       is_proven: a digest stands with it, so that no change may go unnoticed.
       runs_code: it is a program, and does what it likes.
       is_file: a reader opens it, so that it may be a pipe, a folder or not there.
-      share: of the inputs that are asked for, where one of them takes long.
-      cost: of an input, beside that of others: the dearest targets begin.
     """
 
     make: Callable[[Path], None]
@@ -49,8 +47,6 @@ class Target:
     is_proven: bool = False
     runs_code: bool = False
     is_file: bool = True
-    share: float = 1.0
-    cost: float = 1.0
 
 
 def write(path: Path, content: bytes) -> None:
@@ -611,7 +607,22 @@ EXPORTED = {
     "config.json": mutate.change_json,
     "model.safetensors": either(mutate.damage, mutate.header(mutate.change_json)),
 }
+# The slowest ones first, so that no job is left with one of them at the end.
 TARGETS = {
+    "checkpoints": Target(
+        make_run,
+        {
+            **{"_CHECKPOINT_METADATA": mutate.change_json, "seal.json": mutate.change_json},
+            **{"_METADATA": mutate.change_json, "_sharding": mutate.change_json},
+            **{"process_0": mutate.change_json, "commit_success.txt": mutate.damage},
+            **{"manifest.ocdbt": mutate.damage, "/d/": mutate.damage},
+        },
+        read_run,
+        is_proven=True,
+    ),
+    "checkpoints-forged": Target(
+        make_run, {"_CHECKPOINT_METADATA": mutate.change_json}, read_run, forge_run
+    ),
     "cifar-binary": Target(
         make_binary,
         {
@@ -677,21 +688,6 @@ TARGETS = {
         is_proven=True,
     ),
     "exports-forged": Target(make_export, EXPORTED, read_export, forge_export),
-    "checkpoints": Target(
-        make_run,
-        {
-            **{"_CHECKPOINT_METADATA": mutate.change_json, "seal.json": mutate.change_json},
-            **{"_METADATA": mutate.change_json, "_sharding": mutate.change_json},
-            **{"process_0": mutate.change_json, "commit_success.txt": mutate.damage},
-            **{"manifest.ocdbt": mutate.damage, "/d/": mutate.damage},
-        },
-        read_run,
-        is_proven=True,
-        cost=50.0,
-    ),
-    "checkpoints-forged": Target(
-        make_run, {"_CHECKPOINT_METADATA": mutate.change_json}, read_run, forge_run, cost=100.0
-    ),
     "run-json": Target(
         make_run,
         {
