@@ -97,10 +97,8 @@ def read(name: str, out: Path, seed: int, indices: list[int]) -> Iterator[dict[s
     }
     command = [sys.executable, "-m", "tests.fuzz.child", name, str(out), str(seed)]
     waiting = iter(indices)
-    with subprocess.Popen(
-        command, cwd=child.ROOT, env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as process:  # fmt: skip
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=child.ROOT, env=environment, text=True, **pipes) as process:
         assert process.stdin
         assert process.stdout
         killed = threading.Event()
