@@ -21,11 +21,12 @@ from googlenet_jax.data import DatasetInfo
 from googlenet_jax.errors import CheckpointError, UserError
 from googlenet_jax.state import TrainState
 from googlenet_jax.store import WorkdirPath
-from googlenet_jax.workdir import CHECKPOINTS, CONFIG, check_recorded, read_config
+from googlenet_jax.workdir import CHECKPOINTS, CONFIG, check_recorded, is_training, read_config
 
 HEADS = {"aux1", "aux2"}
 ATTEMPTS = 50
 PAUSE_SECONDS = 0.1
+PAUSES = 30  # a deletion may stand still for a while on a busy machine
 T = TypeVar("T")
 
 
@@ -150,9 +151,12 @@ def read_checkpoints(workdir: WorkdirPath, read: Callable[[Checkpoints], T]) -> 
             with Checkpoints(folder, writable=False) as checkpoints:
                 return read(checkpoints)
         except CheckpointError:
-            time.sleep(PAUSE_SECONDS)  # a deletion that has stopped for a moment goes on
-            if store.listing(folder) == before:
-                raise
+            pauses = PAUSES if is_training(workdir) else 0
+            while store.listing(folder) == before:
+                if not pauses:
+                    raise
+                pauses -= 1
+                time.sleep(PAUSE_SECONDS)
     with Checkpoints(folder, writable=False) as checkpoints:
         return read(checkpoints)
 

@@ -42,12 +42,20 @@ def lock(workdir: WorkdirPath) -> Iterator[None]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UserError(f"--workdir={workdir}: cannot be read: {error}") from error
     if not isinstance(workdir, Path):
+        marker = workdir / CHECKPOINTS / ".folder"
+        is_new = not marker.exists()
         try:
             # It stands for the folder, and shows before anything is computed whether one may write.
-            store.write(workdir / CHECKPOINTS / ".folder", b"")
+            store.write(marker, b"")
         except TrainingError as error:
             raise UserError(f"--workdir={error}") from error
-        yield
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(Exception):  # the store may be what has failed
+                if is_new and _is_unused(workdir):
+                    marker.unlink()
+            raise
         return
     made: list[Path] = []
     try:
@@ -61,6 +69,23 @@ def lock(workdir: WorkdirPath) -> Iterator[None]:
     except BaseException:
         _remove_unused(workdir, made)
         raise
+
+
+def is_training(workdir: WorkdirPath) -> bool:
+    """Whether a process trains there now; True where nobody can say, as in a store."""
+    if not isinstance(workdir, Path):
+        return True
+    try:
+        file = os.open(workdir / ".lock", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 def _check_own(workdir: WorkdirPath) -> None:
@@ -138,12 +163,16 @@ def _make_folders(folder: Path, made: list[Path]) -> None:
 
 def _remove_unused(workdir: Path, made: list[Path]) -> None:
     """Removes what was made for a run that has written nothing."""
-    if any((workdir / name).exists() for name in FILES):
+    if not _is_unused(workdir):
         return
     with contextlib.suppress(OSError):  # a folder that is no longer empty stays
         while made:
             path = made.pop()
             path.rmdir() if path.is_dir() else path.unlink()
+
+
+def _is_unused(workdir: WorkdirPath) -> bool:
+    return not any((workdir / name).exists() for name in FILES)
 
 
 @contextlib.contextmanager

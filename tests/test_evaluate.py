@@ -13,11 +13,11 @@ import tiny_run
 
 import googlenet_jax
 import train.evaluate
-from googlenet_jax import data, models, optimizer, state
+from googlenet_jax import data, loading, models, optimizer, state
 from googlenet_jax.checkpoint import Checkpoints
 from googlenet_jax.errors import CheckpointError, DataError, UserError
 from googlenet_jax.loading import Model, start_from
-from googlenet_jax.workdir import read_config
+from googlenet_jax.workdir import lock, read_config
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 # Without the type checks of conftest.py, which would refuse first, as it is for a user.
@@ -211,6 +211,18 @@ def test_a_checkpoint_that_the_run_deletes_meanwhile(workdir, tmp_path, monkeypa
 
     monkeypatch.setattr(Checkpoints, "restore", too_late)
     assert int(googlenet_jax.load(str(copy), "latest").state.step) == 9
+
+
+def test_a_deletion_that_stands_still(workdir, tmp_path, monkeypatch):
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    folder = copy / "checkpoints"
+    (folder / "9").rename(copy / "9")
+    shutil.rmtree(folder / "8" / "state")
+    with pytest.raises(CheckpointError, match=r"checkpoint 8 .* is damaged"):
+        googlenet_jax.load(str(copy), "latest")
+    monkeypatch.setattr(loading.time, "sleep", lambda _: (copy / "9").rename(folder / "9"))
+    with lock(copy):
+        assert int(googlenet_jax.load(str(copy), "latest").state.step) == 9
 
 
 def fresh_state(workdir, num_classes=10, width_multiplier=None):

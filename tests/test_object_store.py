@@ -195,9 +195,12 @@ def cut_short(files, key, requests):
 
 
 def test_processes_share_a_store(tmp_path, stores):
-    """Two of them are stopped; what they saved is whole, and the first one's."""
+    """Two of them are stopped; what they saved is whole, and the first one's.
+
+    JAX looks for a signal once a second, so the run would go on for much longer than that.
+    """
     workdir = "s3://bucket/shared"
-    arguments = [*test_parallel.ARGUMENTS, "--config.train.epochs=1", "--workdir", workdir]
+    arguments = [*test_parallel.ARGUMENTS, "--config.train.epochs=100", "--workdir", workdir]
     last = test_parallel.killed("SIGTERM", 3)
     processes = test_parallel.start(
         test_parallel.Topology(2, 1),
@@ -207,7 +210,7 @@ def test_processes_share_a_store(tmp_path, stores):
     )
     statuses = test_parallel.finish(processes)
     assert statuses == [143, 143], Path(tmp_path / "out.0").read_text()
-    assert 3 <= load_model(workdir, "latest").state.step < 8
+    assert 3 <= load_model(workdir, "latest").state.step < 800
 
 
 @pytest.fixture
@@ -233,6 +236,13 @@ def test_a_missing_bucket_is_named(scheme, refused):
     assert message.endswith("there is no such bucket")
     message = refused(train.evaluate.main, f"--workdir={workdir}")
     assert message == f"--workdir={workdir}: holds no run (no config.json)"
+
+
+def test_a_refused_start_leaves_nothing(bucket, refused):
+    workdir = bucket / "refused"
+    arguments = ["--config=cifar10", "--config.data.path=/not/there", f"--workdir={workdir}"]
+    assert "/not/there" in refused(train.main.main, *arguments)
+    assert objects(workdir) == set()
 
 
 @pytest.mark.parametrize(
