@@ -396,16 +396,22 @@ class Config:
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
     def options(self) -> Iterator[tuple[str, dataclasses.Field, Any]]:
-        """Yields (dotted name, field, value) of every setting."""
+        """Yields (dotted name, field, value) of every setting.
+
+        Raises:
+          ConfigError: one is missing, or something else stands in a group's place.
+        """
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if dataclasses.is_dataclass(value):
-                for inner in dataclasses.fields(value):
-                    yield f"{field.name}.{inner.name}", inner, getattr(value, inner.name)
-            elif field.default is dataclasses.MISSING:
-                raise ConfigError(f"{field.name}={value!r}: must be a group of fields")
-            else:
+            value = _present(self, field.name)
+            group = field.default_factory
+            if group is dataclasses.MISSING:
                 yield field.name, field, value
+            elif type(value) is not group:
+                name = getattr(group, "__name__", group)
+                raise ConfigError(f"{field.name}={value!r}: must be a group of fields, a {name}")
+            else:
+                for inner in dataclasses.fields(value):
+                    yield f"{field.name}.{inner.name}", inner, _present(value, inner.name)
 
     def validate(self) -> Self:
         """Returns the config itself.
@@ -414,7 +420,7 @@ class Config:
           ConfigError: a value has the wrong type or is out of range; names the field, the value
             and what is allowed.
         """
-        for name, field, value in self.options():
+        for name, field, value in [*self.options()]:  # all groups are there, before one is used
             expected = type(field.default)
             # An integer is a fine float; True is not a fine integer.
             if type(value) is not expected and not (expected is float and type(value) is int):
@@ -491,6 +497,13 @@ class Config:
                     check_name(f"{name}.{inner}")
                     setattr(group, inner, inner_value)
         return config.validate()
+
+
+def _present(group: Any, name: str) -> Any:
+    try:
+        return getattr(group, name)
+    except AttributeError:  # a config file may have deleted it
+        raise ConfigError(f"{name}: is missing from {type(group).__name__}") from None
 
 
 def check_name(name: str) -> str:

@@ -9,6 +9,8 @@ import gc
 import logging
 from collections.abc import Iterator
 
+MAX_LINE = 1000
+
 
 class UserError(ValueError):
     """A config, flag, data set, working directory or checkpoint that cannot be used as given."""
@@ -42,6 +44,18 @@ def printable(text: object) -> str:
         else c.encode("unicode_escape", "surrogatepass").decode()
         for c in str(text)
     )
+
+
+def one_line(error: object) -> str:
+    """What an error says, in one `printable` line of at most `MAX_LINE` characters.
+
+    Values of any length stand in errors; of a longer line the beginning and the end are left.
+    """
+    line = printable(" ".join(str(error).split()))
+    if len(line) <= MAX_LINE:
+        return line
+    half = MAX_LINE // 2 - 2
+    return f"{line[:half]} … {line[-half:]}"
 
 
 @contextlib.contextmanager

@@ -180,6 +180,35 @@ def test_config_file(refused, text, culprits, override, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("line", "culprits"),
+    [
+        ("config.model = None", ["model=None", "a ModelConfig"]),
+        ("config.train = config.eval", ["train=EvalConfig", "a TrainConfig"]),
+        ("config.data = print", ["data=<built-in function print>", "a DataConfig"]),
+        ("del config.seed", ["seed: is missing from Config"]),
+        ("raise BaseException('no')", ["BaseException: no"]),
+        ("raise Mute", ["Mute: (no text: KeyError)"]),
+    ],
+)
+def test_what_a_config_file_can_do_to_a_config(refused, line, culprits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "from googlenet_jax.config import Config\n"
+        "class Mute(Exception):\n    def __str__(self):\n        raise KeyError\n"
+        f"def get_config():\n    config = Config()\n    {line}\n    return config\n"
+    )
+    assert_names(refused(train.main.main, "--config=mine.py"), *culprits)
+
+
+def test_a_value_of_any_length_is_one_line_that_can_be_read(refused):
+    """What is wrong stands at its beginning, and what to do at its end."""
+    message = refused(train.main.main, DIGITS, f"--config.data.name={'x' * 5000}")
+    assert_names(message, "data.name='xxx", "tfds:NAME")
+    assert len(message) <= 1000
+    assert_names(refused(train.main.main, f"--config={'x' * 400}"), "no such file", SHIPPED)
+
+
+@pytest.mark.parametrize(
     ("arguments", "culprits"),
     [
         (["--config=cifar10"], ["no CIFAR data is on this machine", "--config.data.path=FILE"]),

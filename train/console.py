@@ -14,7 +14,7 @@ from typing import NoReturn, Self
 from tqdm import tqdm
 
 from googlenet_jax import store
-from googlenet_jax.errors import TrainingError, UserError, printable
+from googlenet_jax.errors import TrainingError, UserError, one_line, printable
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -33,7 +33,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 def complain(error: object) -> None:
     """Prints one line, whatever the libraries and the user's own files put into the error."""
-    print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+    print(f"error: {one_line(error)}", file=sys.stderr)
 
 
 def say(line: object) -> None:

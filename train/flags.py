@@ -5,6 +5,7 @@ configs by name, checks names and values, and turns each mistake into one line.
 """
 
 import ast
+import contextlib
 import dataclasses
 import importlib.resources
 import importlib.util
@@ -119,6 +120,8 @@ def apply(config: Config, overrides: list[str], name: str = "") -> tuple[Config,
     """
     for argument in overrides:
         _check(argument)
+    for _ in config.options():  # all groups are there: ml_collections takes that for granted
+        pass
     values = flags.FlagValues()
     # ml_collections would load the file as well, but it does so under one fixed module name, only
     # if --config comes first, and with tracebacks.
@@ -142,11 +145,20 @@ def _load(path: Path) -> Config:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         config = module.get_config()
-    except (Exception, SystemExit) as error:  # the user's own file may raise anything
-        raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's own file may raise anything
+        raise UserError(f"--config={path}: {type(error).__name__}: {_text(error)}") from error
     if not isinstance(config, Config):
         raise ConfigError(f"--config={path}: get_config() must return a googlenet_jax Config")
     return config
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as other:  # of the user's own class
+        return f"(no text: {type(other).__name__})"
 
 
 def _split(argument: str) -> tuple[str, str, str]:
@@ -169,8 +181,9 @@ def join_values(argv: list[str], prefix: str = "-") -> list[str]:
 def _find(name: str) -> Path:
     """A config file by its path, or a shipped one by its name or its path in a clone."""
     path = Path(name)
-    if path.is_file():
-        return path
+    with contextlib.suppress(OSError):  # such as a name that is too long
+        if path.is_file():
+            return path
     shipped = shipped_configs()
     # In a directory without the clone, configs/digits.py is the shipped one too.
     if path in (Path(path.stem), Path("configs", f"{path.stem}.py")) and path.stem in shipped:

@@ -92,11 +92,11 @@ class _Reader(pickle._Unpickler):
 
     def set_item(self) -> None:
         self._check_keys(self.stack[-2:-1])
-        super().load_setitem()
+        super().load_setitem()  # type: ignore[misc]  # typeshed does not know it
 
     def set_items(self) -> None:
         self._check_keys(self.stack[::2])
-        super().load_setitems()
+        super().load_setitems()  # type: ignore[misc]
 
     def _check_keys(self, keys: list[Any]) -> None:
         # Tuples that hold the same tuples, again and again, are small and take for ever to hash
