@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from googlenet_jax.errors import UserError, printable
+from googlenet_jax.errors import UserError, one_line, printable
 from tests.fuzz import mutate, targets
 
 SECONDS = 5.0  # of CPU time, so that other programs on the machine do not count
@@ -26,7 +26,6 @@ WALL_SECONDS = 10.0
 BYTES = 2**30  # that one input may take
 FINE = ("refused", "same", "changed")
 FAILED = 70  # exit status, if the fuzzer itself does
-MAX_LINE = 1000  # characters that a person may have to read
 ROOT = Path(__file__).parents[2]
 OURS = tuple(str(ROOT / name) + os.sep for name in ("googlenet_jax", "train", "tests"))
 
@@ -167,8 +166,7 @@ def outcome(target: targets.Target, folder: Path, same: str | None) -> tuple[str
             where = [f for f in frames if f.filename.startswith(OURS)][-1]
             what = f"{type(error).__name__}: {printable(error)[:200]}"
             return "traceback", f"{Path(where.filename).name}:{where.lineno} {what}"
-        line = printable(" ".join(str(error).split()))
-        return ("refused" if len(line) <= MAX_LINE else "long line"), line[:300]
+        return "refused", one_line(error)[:300]
     if same is None or found == same:
         return "same", found
     return "changed", ""

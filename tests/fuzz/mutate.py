@@ -423,7 +423,7 @@ def change_python(rng: random.Random, content: bytes) -> bytes:
                             "get_config = 3",
                             "global x",
                             "yield",
-                            "(" * 300,
+                            "(" * 90,
                             "get_config()",
                             "raise Exception('a\\nb\\x1b[2J')",
                             "x = \ud800",
