@@ -41,6 +41,7 @@ FORMAT = 1
 WEIGHTS = "model.safetensors"
 PROGRAM = "model.jaxexport"
 CARD = "README.md"
+MAX_BYTES = 2**31  # of a file
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -161,23 +162,29 @@ def read(folder: WorkdirPath) -> tuple[Description, dict[str, np.ndarray]]:
             raise ValueError("it is damaged or was edited: its sha256 is another one")
         del values["format"], values["sha256"]
         description = _description(**values)
-        expected = sums[WEIGHTS]
+        expected = {name: sums[name] for name in (WEIGHTS, PROGRAM)}
     except OSError as error:
         raise CheckpointError(f"{folder}: holds no run and no export ({error.strerror})") from error
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{path}: not an export of this version: {reason}") from error
-    path = folder / WEIGHTS
+    contents = {}
+    for name, expected_sum in expected.items():
+        path = folder / name
+        try:
+            contents[name] = store.read(path, MAX_BYTES)
+        except FileNotFoundError:
+            if name == PROGRAM:  # which others use, and may be left out
+                continue
+            raise CheckpointError(f"{path}: is not there") from None
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        if digest(contents[name]) != expected_sum:
+            raise CheckpointError(f"{path}: is damaged: its sha256 is not the one in {CONFIG}")
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    if digest(content) != expected:
-        raise CheckpointError(f"{path}: is damaged: its sha256 is not the one in {CONFIG}")
-    try:
-        return description, safetensors.numpy.load(content)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        return description, safetensors.numpy.load(contents[WEIGHTS])
+    except Exception as error:  # its sum is right, so a program other than ours wrote it
+        raise CheckpointError(f"{folder / WEIGHTS}: cannot be read: {error}") from error
 
 
 def fill(
@@ -240,8 +247,8 @@ def _description(
         and min(std) > 0
     ):
         raise ValueError(f"dataset={dataset}: describes no images and classes")
-    if type(step) is not int:
-        raise ValueError(f"step={step!r}: must be of type int")
+    if type(step) is not int or not 0 <= step < 2**31:
+        raise ValueError("step: must be a whole number from 0 to 2^31 - 1")
     if not isinstance(metrics, dict) or not isinstance(provenance["data"], dict):
         raise ValueError("metrics and provenance.data: must be groups of fields")
     info = DatasetInfo.from_dict(dataset)

@@ -22,20 +22,20 @@ from googlenet_jax.errors import CheckpointError, TrainingError, UserError, no_l
 WorkdirPath: TypeAlias = Path | epath.Path
 """A folder or file of this machine, or of a store."""
 
-EXTRAS = {"gs://": "gcs", "s3://": "s3"}
+PACKAGES = {"gs://": "gcsfs", "s3://": "s3fs"}
 MAX_JSON_BYTES = 2**26  # far more than the history of any run
 
 
 def parse(text: str) -> WorkdirPath:
     """The path that a text names."""
-    return epath.Path(text) if text.startswith(tuple(EXTRAS)) else Path(text)
+    return epath.Path(text) if text.startswith(tuple(PACKAGES)) else Path(text)
 
 
 def check(folder: WorkdirPath) -> None:
     """Makes sure that the store of a folder answers; one of this machine always passes.
 
     Raises:
-      UserError: an extra is not installed, or the store refuses, such as for want of credentials.
+      UserError: a package is not installed, or the store refuses, such as for want of credentials.
     """
     if isinstance(folder, Path):
         return
@@ -85,12 +85,19 @@ def parse_json(content: bytes) -> Any:
     """The value that JSON text holds.
 
     Raises:
-      ValueError: it is not JSON, or nested too deeply.
+      ValueError: it is not JSON, nested too deeply, or names something twice.
     """
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=_without_repetition)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):  # the reader takes the last one, and people see the first
+        raise ValueError("it has a name twice")
+    return values
 
 
 def write(path: WorkdirPath, content: bytes) -> None:
@@ -216,8 +223,8 @@ def _told(kind: type[Exception], path: epath.Path, what: str) -> Iterator[None]:
         with no_logging() if is_main else contextlib.nullcontext():
             yield
     except ImportError as error:
-        extra = EXTRAS[str(path)[:5]]
-        raise UserError(f"{path}: needs pip install 'googlenet-jax[{extra}]': {error}") from error
+        package = PACKAGES[str(path)[:5]]
+        raise UserError(f"{path}: needs pip install {package}: {error}") from error
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise kind(f"{path}: {what}: {text[:200]}") from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -216,7 +217,7 @@ def test_a_damaged_summary_is_told(workdir, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.jaxexport"])
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.9])
 def test_a_flipped_bit_is_found(damaged, name, place):
     content = bytearray((damaged / name).read_bytes())
@@ -226,7 +227,7 @@ def test_a_flipped_bit_is_found(damaged, name, place):
         googlenet_jax.load(damaged)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.jaxexport"])
 @pytest.mark.parametrize("kept", [0, 100])
 def test_a_torn_file_is_found(damaged, name, kept):
     (damaged / name).write_bytes((damaged / name).read_bytes()[:kept])
@@ -235,8 +236,10 @@ def test_a_torn_file_is_found(damaged, name, kept):
 
 
 def test_missing_files_are_told(damaged, tmp_path):
+    (damaged / "model.jaxexport").unlink()  # nobody needs it to load the weights
+    googlenet_jax.load(damaged)
     (damaged / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read: No such file"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: is not there"):
         googlenet_jax.load(damaged)
     for absent in ("absent", "x" * 300):
         with pytest.raises(CheckpointError, match="holds no run"):
@@ -252,12 +255,42 @@ def rewrite(folder, change):
     (folder / "config.json").write_text(json.dumps(values))
 
 
+def test_a_name_that_stands_twice_is_told(damaged):
+    """People see the first one, and JSON's readers take the last."""
+    path = damaged / "config.json"
+    path.write_text(path.read_text().replace('"step": 9', '"step": 7,\n  "step": 9'))
+    with pytest.raises(CheckpointError, match="a name twice"):
+        googlenet_jax.load(damaged)
+
+
+def test_nothing_from_a_file_is_markdown(model, workdir, tmp_path):
+    """In the model card, of names that anybody may have chosen."""
+    hostile = "<script>x</script> ![i](http://e/) `a` | b\n# c\x1b[2J"
+    origin = {"source": hostile, "sha256": "0", "official": False, "imported": {hostile: hostile}}
+    info = dataclasses.replace(model.info, class_names=(hostile, *"123456789"), name=hostile)
+    record = dataclasses.replace(model.record, history=[], provenance=origin)
+    changed = dataclasses.replace(model, info=info, record=record)
+    environments = {"training": {}, "date": "", "export": {"versions": {}, "device": {"kind": ""}}}
+    config = read_config(workdir)
+    description = export.describe(changed, config, "best", hostile, environments)
+    card = export.card(description.to_dict(), 1)
+    assert "\x1b" not in card
+    assert "\n# c" not in card
+    rows = [line for line in card.splitlines() if "script" in line]
+    assert len(rows) == 3  # the title, the weights, the classes
+    for row in rows:
+        outside = re.sub(r"(`+) ?.*?[^`]\1(?!`)", "", row)  # of code, which shows what it holds
+        assert not re.search(r"(?<!\\)[<>`\[\]]", outside), outside
+
+
 @pytest.mark.parametrize(
     ("group", "name", "value", "culprit"),
     [
         (None, "format", 2, "format is not 1"),
         (None, "surprise", 1, "surprise"),
-        (None, "step", None, "step=None"),
+        (None, "step", None, "step: must be a whole number"),
+        (None, "step", 10**30, "step: must be a whole number"),
+        (None, "step", -1, "step: must be a whole number"),
         (None, "metrics", [], "metrics and"),
         ("config", "seed", -1, "seed=-1"),
         ("config", "surprise", 1, "surprise: no such field"),

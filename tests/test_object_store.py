@@ -248,8 +248,8 @@ def test_a_refused_start_leaves_nothing(bucket, refused):
 @pytest.mark.parametrize(
     ("folder", "missing", "message"),
     [
-        ("gs://bucket/run", "gcsfs", "gs://bucket/run: needs pip install 'googlenet-jax[gcs]'"),
-        ("s3://bucket/run", "s3fs", "s3://bucket/run: needs pip install 'googlenet-jax[s3]'"),
+        ("gs://bucket/run", "gcsfs", "gs://bucket/run: needs pip install gcsfs"),
+        ("s3://bucket/run", "s3fs", "s3://bucket/run: needs pip install s3fs"),
         ("s3://bucket/run", None, "s3://bucket/run: cannot be reached: NoCredentialsError"),
     ],
 )

@@ -53,9 +53,7 @@ def _batches(
         import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
-        raise DataError(
-            "parquet files need pyarrow: pip install 'googlenet-jax[parquet]'"
-        ) from error
+        raise DataError("parquet files need pyarrow: pip install pyarrow") from error
     try:
         for path in paths:
             with pyarrow.parquet.ParquetFile(path) as file:

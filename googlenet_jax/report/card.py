@@ -1,7 +1,9 @@
 """The model card of an export: what a reader must know before using it."""
 
+import re
 from typing import Any
 
+from googlenet_jax.errors import printable
 from googlenet_jax.report.summary import selection_split
 
 TEMPLATE = """\
@@ -45,7 +47,7 @@ of both files.
 
 
 def card(values: dict[str, Any], parameters: int) -> str:
-    """The text of an export's README.md.
+    """The text of an export's README.md; names from files stand there letter by letter.
 
     Args:
       values: what its config.json holds.
@@ -62,13 +64,16 @@ def card(values: dict[str, Any], parameters: int) -> str:
     rows["checkpoint"] = _checkpoint(values)
     if imported := data.get("imported"):
         rows["weights"] = (
-            f"imported from `{data['source']}`, sha256 {data['sha256']}, "
-            + ", ".join(f"{name} {value}" for name, value in imported.items())
+            f"imported from {_code(data['source'])}, sha256 {_plain(data['sha256'])}, "
+            + ", ".join(_plain(f"{name} {value}") for name, value in imported.items())
         )
     else:
         official = "the official ones" if data["official"] else "**not** the official ones"
-        rows["images"] = f"{dataset['name']}, {official}; {data['source']}, sha256 {data['sha256']}"
-        rows["trained by"] = f"`{provenance['command']}`"
+        rows["images"] = (
+            f"{_plain(dataset['name'])}, {official}; {_plain(data['source'])}, "
+            f"sha256 {_plain(data['sha256'])}"
+        )
+        rows["trained by"] = _code(provenance["command"])
     if training := provenance["training"]:
         rows["in"] = f"{training['wall_seconds']:,.0f} s, with {_environment(training)}"
     rows["exported"] = f"{provenance['date']}, with {_environment(provenance['export'])}"
@@ -84,7 +89,7 @@ def card(values: dict[str, Any], parameters: int) -> str:
     rows["classes"] = _list(dataset["class_names"])
     return TEMPLATE.format(
         name=config["model"]["name"],
-        dataset=dataset["name"],
+        dataset=_plain(dataset["name"]),
         parameters=parameters,
         rows="\n".join(f"| {name} | {text} |" for name, text in rows.items()),
         shape=_list(shape),
@@ -97,7 +102,7 @@ def _figures(metrics: dict[str, Any], split: str) -> str:
 
 
 def _checkpoint(values: dict[str, Any]) -> str:
-    text = f"{values['provenance']['checkpoint']}: step {values['step']:,}"
+    text = f"{_plain(values['provenance']['checkpoint'])}: step {values['step']:,}"
     if values["metrics"]:
         text += f", epoch {values['metrics']['epoch']}"
         if values["provenance"]["checkpoint"] == "best":
@@ -107,7 +112,7 @@ def _checkpoint(values: dict[str, Any]) -> str:
 
 def _environment(values: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in values["versions"].items())
-    return f"{versions}, on {values['device']['kind']}"
+    return _plain(f"{versions}, on {values['device']['kind']}")
 
 
 def _cut(center_crop: float) -> str:
@@ -117,4 +122,18 @@ def _cut(center_crop: float) -> str:
 
 
 def _list(values: list[Any]) -> str:
-    return ", ".join(map(str, values))
+    return ", ".join(_plain(value) for value in values)
+
+
+def _plain(value: object) -> str:
+    """The text of a value, in which nothing is Markdown or HTML."""
+    special = r"[\\`*\[\]<>|&~$#!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"
+    return re.sub(special, r"\\\g<0>", printable(value))
+
+
+def _code(value: object) -> str:
+    """The text of a value as code in a table: within more backticks than it has in a row."""
+    text = printable(value).replace("|", r"\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{space}{text}{space}{fence}"

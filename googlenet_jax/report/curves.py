@@ -4,9 +4,15 @@ import io
 from typing import Any
 
 from googlenet_jax import store
+from googlenet_jax.errors import printable
 from googlenet_jax.store import WorkdirPath
 
 SPLITS = ("train", "valid", "test")
+
+
+def drawable(text: str) -> str:
+    """A text that Matplotlib draws letter by letter: between dollars it would see a formula."""
+    return printable(text).replace("$", r"\$")
 
 
 def draw_curves(history: list[dict[str, Any]], path: WorkdirPath, title: str) -> None:
@@ -25,7 +31,7 @@ def draw_curves(history: list[dict[str, Any]], path: WorkdirPath, title: str) ->
 
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure.suptitle(drawable(title))
     loss, accuracy, rate = figure.subplots(1, 3)
     for axes, quantity in ((loss, "loss"), (accuracy, "accuracy")):
         for split in SPLITS:

@@ -255,7 +255,7 @@ def _template() -> "jinja2.Template":
     try:
         import jinja2
     except ImportError as error:
-        raise UserError("the report needs jinja2: pip install 'googlenet-jax[report]'") from error
+        raise UserError("the report needs jinja2: pip install jinja2") from error
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("googlenet_jax", "report"),
         autoescape=True,  # names of classes and folders are anybody's
