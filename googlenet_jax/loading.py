@@ -67,7 +67,7 @@ class Model:
           images: NHWC of `info.image_shape`; integers of 0 to 255, or floats of 0 to 1.
 
         Raises:
-          UserError: the images have another shape or type.
+          UserError: the images have another shape or type, or floats outside 0 to 1.
         """
         images = jnp.asarray(images)
         if images.shape[1:] != self.info.image_shape or images.ndim != 4:
@@ -75,6 +75,13 @@ class Model:
                 f"images of shape {images.shape}: must be (batch, *{self.info.image_shape})"
             )
         if jnp.issubdtype(images.dtype, jnp.floating):
+            if images.size and not isinstance(images, jax.core.Tracer):
+                low, high = float(images.min()), float(images.max())
+                if not 0 <= low <= high <= 1:  # NaN as well
+                    raise UserError(
+                        f"images of type {images.dtype} with values from {low:.4g} to {high:.4g}: "
+                        "floats must lie in 0 to 1; pixels of 0 to 255 must be uint8"
+                    )
             images = images * 255
         elif images.dtype != jnp.uint8:
             raise UserError(f"images of type {images.dtype}: must be uint8 or a float type")
@@ -169,24 +176,36 @@ def abstract_state(config: Config, info: DatasetInfo) -> TrainState:
     )
 
 
-def start_from(fresh: TrainState, workdir: str) -> TrainState:
+def start_from(
+    fresh: TrainState, workdir: str, class_names: tuple[str, ...]
+) -> tuple[TrainState, str]:
     """A state at step 0 with the weights of another run's best checkpoint, or of an export.
 
-    The classifiers keep their own initial weights where the numbers of classes differ; auxiliary
-    heads that this network lacks are left out.
+    The classifiers keep their own initial weights unless the classes are the same, in the same
+    order; auxiliary heads that this network lacks are left out.
+
+    Args:
+      fresh: whose weights are replaced.
+      workdir: the run or the export.
+      class_names: of the network that is to be trained, by label.
+
+    Returns:
+      The state, and a sentence that says what was taken and what is new.
 
     Raises:
       CheckpointError: there is no such checkpoint or export, or its network is another one.
     """
     try:
-        source = load_model(workdir, "best").state
+        found = load_model(workdir, "best")
     except UserError as error:
         raise CheckpointError(f"train.init_from={workdir!r}: {error}") from error
+    source = found.state
     params, batch_stats = (
         {name: layer for name, layer in tree.items() if name in own or name not in HEADS}
         for tree, own in ((source.params, fresh.params), (source.batch_stats, fresh.batch_stats))
     )
-    if source.params["fc"]["bias"].shape != fresh.params["fc"]["bias"].shape:
+    has_same_classes = found.info.class_names == class_names
+    if not has_same_classes:
         params["fc"] = fresh.params["fc"]
         for head in HEADS & params.keys():
             params[head] = {**params[head], "fc2": fresh.params[head]["fc2"]}
@@ -203,4 +222,13 @@ def start_from(fresh: TrainState, workdir: str) -> TrainState:
             f"train.init_from={workdir!r}: another network; {len(misfits)} arrays do not fit, "
             f"first {misfits[0].partition('.')[2]}"
         )
-    return fresh.replace(params=params, batch_stats=batch_stats)
+    taken = f"weights of {workdir} at step {int(source.step)}"
+    if has_same_classes:
+        taken += ", with their classifier: the classes are the same"
+    else:
+        taken += (
+            f"; the classifier of {len(class_names)} classes is new: the weights have "
+            f"{found.info.num_classes}, "
+            + ("of other names" if found.info.num_classes == len(class_names) else "another number")
+        )
+    return fresh.replace(params=params, batch_stats=batch_stats), taken

@@ -1,6 +1,8 @@
 """The pages lead where they say, and name settings that there are."""
 
+import itertools
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,20 @@ def test_settings_that_a_page_names_exist(page):
     """In its sentences as well as in its commands."""
     settings = {name for name, _, _ in Config().options()}
     assert set(re.findall(r"--config\.([a-z][\w.]*\w)", page.read_text())) <= settings
+
+
+def test_what_people_are_told_to_install_is_this_project_s_choice():
+    """Whoever registers a name that a hint makes up would be run by all who follow it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *itertools.chain(*project["optional-dependencies"].values()),
+    ]
+    known = {re.match(r"[\w.-]+", each).group().lower() for each in wanted} | {"pip-audit"}
+    sources = [*PAGES, *ROOT.glob("googlenet_jax/**/*.py"), *ROOT.glob("train/*.py")]
+    sources += [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("configs/*.py")]
+    hints = re.findall(
+        r"pip install ((?:-\S+ |--\S+ )*)['\"]?([\w.-]+)", "\n".join(p.read_text() for p in sources)
+    )
+    assert len(hints) > 5
+    assert {name.lower() for _, name in hints} <= known | {"."}

@@ -225,6 +225,9 @@ def test_a_deletion_that_stands_still(workdir, tmp_path, monkeypatch):
         assert int(googlenet_jax.load(str(copy), "latest").state.step) == 9
 
 
+NAMES = tuple(map(str, range(10)))
+
+
 def fresh_state(workdir, num_classes=10, width_multiplier=None):
     config = read_config(workdir)
     config.model.width_multiplier = width_multiplier or config.model.width_multiplier
@@ -244,16 +247,26 @@ def assert_equal(tree, expected):
 
 def test_start_from_takes_the_best_weights(workdir, model):
     fresh, source = fresh_state(workdir), model.state
-    started = start_from(fresh, str(workdir))
+    started, taken = start_from(fresh, str(workdir), NAMES)
+    assert "with their classifier" in taken
     assert_equal(started.params, source.params)
     assert_equal(started.batch_stats, source.batch_stats)
     assert_equal((started.step, started.opt_state), (fresh.step, fresh.opt_state))
     assert int(started.step) == 0
 
 
-def test_start_from_keeps_a_fresh_head_for_other_classes(workdir, model):
-    fresh, source = fresh_state(workdir, num_classes=7), model.state
-    started = start_from(fresh, str(workdir))
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (NAMES[:7], "of 7 classes is new: the weights have 10, another number"),
+        (tuple("abcdefghij"), "of 10 classes is new: the weights have 10, of other names"),
+        (NAMES[::-1], "of 10 classes is new"),
+    ],
+)
+def test_start_from_keeps_a_fresh_head_for_other_classes(workdir, model, names, says):
+    fresh, source = fresh_state(workdir, num_classes=len(names)), model.state
+    started, taken = start_from(fresh, str(workdir), names)
+    assert says in taken
     assert_equal(started.params["fc"], fresh.params["fc"])
     assert_equal({**started.params, "fc": source.params["fc"]}, source.params)
 
@@ -261,4 +274,4 @@ def test_start_from_keeps_a_fresh_head_for_other_classes(workdir, model):
 def test_start_from_another_width_is_refused(workdir):
     fresh = fresh_state(workdir, width_multiplier=0.125)
     with pytest.raises(CheckpointError, match=r"train\.init_from=.* first [a-z]\w*\.\w+"):
-        start_from(fresh, str(workdir))
+        start_from(fresh, str(workdir), NAMES)

@@ -349,7 +349,7 @@ def test_a_run_starts_from_an_export(exported, model):
     config = Config.from_dict(config_of(exported)["config"])
     schedule = optimizer.create_schedule(config.optimizer, 1, 1)
     fresh = state.initialize(jax.random.key(7), config, data.digits.INFO, schedule)
-    started = start_from(fresh, str(exported))
+    started, _ = start_from(fresh, str(exported), data.digits.INFO.class_names)
     source = model.state
     for found, expected in zip(
         jax.tree.leaves((started.params, started.batch_stats)),

@@ -102,6 +102,17 @@ def test_the_shipped_network_has_the_figures_of_its_card(model, test_split):
     assert f"{found.mean():.2%}" in (pretrained.FOLDER / "digits" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("low_high", [(0.0, 255.0), (-1.0, 1.0), (0.0, 1.01), (0.0, np.nan)])
+def test_floats_of_another_range_are_refused(model, test_split, low_high):
+    """Of 0 to 255 all would be white, and one class."""
+    images = test_split.images[:4].astype(np.float32) / 255
+    expected = model.logits(test_split.images[:4])
+    np.testing.assert_allclose(model.logits(images), expected, rtol=1e-4, atol=1e-4)
+    images[0, 0, 0], images[1, 1, 1] = low_high
+    with pytest.raises(UserError, match="floats must lie in 0 to 1; pixels of 0 to 255 must be"):
+        model.logits(images)
+
+
 def test_samples_are_classified(predict):
     lines, complaints, status = predict("--model", "digits", "--top-k=1", SAMPLES)
     assert (complaints, status) == ([], 0)

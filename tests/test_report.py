@@ -24,6 +24,14 @@ def entry(epoch, **more):
     }
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")  # the font has none for some
+@pytest.mark.parametrize("title", ["runs/$x", "a$b$c", r"$\frac{$", "\x1b[2J\n$", r"\$1"])
+def test_a_title_is_drawn_letter_by_letter(tmp_path, title):
+    """What stands between dollars would be a formula, and often a wrong one."""
+    draw_curves([entry(1)], tmp_path / "curves.png", title)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
 def evaluated(epoch, accuracy, loss, split="test"):
     return entry(epoch, **{f"{split}_accuracy": accuracy, f"{split}_loss": loss})
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
 import pickle
 import sys
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -209,6 +211,65 @@ def test_other_files_are_refused_and_not_run(tmp_path, capsys, content, message)
     assert not (tmp_path / "run").exists()
 
 
+def changed(**tensors):
+    return article("row 3").state_dict() | {k.replace("__", "."): v for k, v in tensors.items()}
+
+
+def packed(path):
+    """The archive as other programs would write it: its records compressed."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in records.items():
+            archive.writestr(name, content)
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    weights = torch.load(path, weights_only=True)["conv2.conv.weight"].numpy().tobytes()
+    content[content.index(weights) + 1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("state", "damage", "message"),
+    [
+        ({}, flipped, r"its record .*/data/\d+ is damaged"),
+        ({}, packed, r"its record .* is packed"),
+        ({"conv2__conv__bias": torch.full((12,), torch.nan)}, None, "conv2.conv.bias .* finite"),
+        ({"module__conv2__conv__bias": torch.zeros(12)}, None, "has conv2.conv.bias twice"),
+        ({"huge": torch.zeros(1).expand(10**10)}, None, r"claims 40,000,\d{3},\d{3} bytes"),
+        ({"a__num_batches_tracked": torch.zeros(1, dtype=int)}, None, "a.num_batches.* no weight"),
+        ({"a__num_batches_tracked": torch.tensor(torch.nan)}, None, "a.num_batches.* no weight"),
+    ],
+    ids=["flipped", "packed", "nan", "twice", "stride 0", "count vector", "count nan"],
+)
+def test_damaged_weights_are_refused(tmp_path, state, damage, message):
+    path = tmp_path / "net.pth"
+    torch.save(changed(**state), path)
+    if damage:
+        damage(path)
+    with pytest.raises(UserError, match=message):
+        run_import(path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_remarks_beside_a_state_dict_are_numbers_and_short_texts(tmp_path):
+    """Under names that are texts: others have no place in a record."""
+    state = {"net": article("row 3").state_dict(), 1: 2, "acc": 3.0, "nan": float("nan")}
+    torch.save({**state, "note": "x" * 10**6, "big": 10**20}, tmp_path / "net.pth")
+    assert torch_weights.read(tmp_path / "net.pth").extra == {"acc": 3.0}
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "net.pth")
+    with (tmp_path / "huge.safetensors").open("wb") as file:
+        file.truncate(60 * 2**30)
+    for name, reason in (("net.pth", "is not a regular"), ("huge.safetensors", "is larger than")):
+        with pytest.raises(UserError, match=reason):
+            run_import(tmp_path / name, tmp_path / "run")
+
+
 def test_safetensors_need_no_torch(tmp_path, monkeypatch):
     network = article("row 3")
     tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
@@ -382,7 +443,7 @@ def test_torchvision_s_weights_start_a_fine_tuning(tmp_path):
     # Over the fan-out of a few classes it is so large that its first gradients undo what is known.
     classifier = np.asarray(own.params["fc"]["kernel"])
     assert np.abs(classifier).max() <= np.sqrt(6 / len(classifier))
-    started = start_from(own, str(tmp_path / "run"))
+    started, _ = start_from(own, str(tmp_path / "run"), tuple("abcdefghij"))
     given = googlenet_jax.load(tmp_path / "run").state
     assert np.array_equal(
         started.params["conv1"]["conv"]["kernel"], given.params["conv1"]["conv"]["kernel"]
@@ -400,4 +461,4 @@ def test_torchvision_s_weights_start_a_fine_tuning(tmp_path):
     ):
         other = dataclasses.replace(config.model, **change)
         with pytest.raises(CheckpointError, match="another network"):
-            start_from(fresh(other, 10), str(tmp_path / "run"))
+            start_from(fresh(other, 10), str(tmp_path / "run"), tuple("abcdefghij"))

@@ -70,7 +70,10 @@ def start(
       UserError: that run's best checkpoint cannot be used.
     """
     if config.train.init_from:
-        fresh = parallel.replicate(start_from(fresh, config.train.init_from), mesh)
+        names = dataset.info.class_names
+        started, taken = start_from(fresh, config.train.init_from, names)
+        fresh = parallel.replicate(started, mesh)
+        console.say(f"starting from {taken}")
     return fresh, Record([], dataset.info.to_dict(), dataset.provenance, config=config.to_dict())
 
 

@@ -13,7 +13,9 @@ variance where this project keeps the biased one; the numbers are taken over as 
 import dataclasses
 import hashlib
 import io
+import math
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from googlenet_jax import store
 from googlenet_jax.config import Config, DataConfig, ModelConfig
 from googlenet_jax.data import DatasetInfo
 from googlenet_jax.data.cifar import FORMATS
@@ -48,6 +51,8 @@ ZOO_UNITS = {
 }
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 COUNTER = "num_batches_tracked"  # of each BatchNorm: the training steps that it has seen
+MAX_BYTES = 2**31  # of a file
+MAX_REMARK = 1000  # characters of what stands beside a state dict
 LISTED = 12  # of two networks that have little in common, hundreds would not fit
 # What torchvision's own weights were trained on: with its `transform_input`, images scaled to
 # -1..1; without it, ImageNet's usual mean and deviation.
@@ -80,7 +85,7 @@ def read(path: Path) -> TorchFile:
     """
     load = _load_safetensors if path.suffix == ".safetensors" else _load_torch
     try:
-        content = path.read_bytes()
+        content = store.read(path, MAX_BYTES)
         loaded, extra = load(content)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
@@ -88,12 +93,11 @@ def read(path: Path) -> TorchFile:
         reason = str(error).partition("\n")[0][:200]
         raise DataError(f"{path}: cannot be read: {type(error).__name__}: {reason}") from error
     tensors: dict[str, np.ndarray] = {}
-    for name, value in loaded.items():
-        counts = name.endswith(COUNTER) and value.size == 1 and 0 <= int(value) < 2**31
-        if not counts and value.dtype.kind != "f":
-            raise DataError(f"{path}: {name} is {value.dtype} {value.shape}, no weight")
-        # DataParallel puts module. before each name.
-        tensors[name.removeprefix("module.")] = value if counts else value.astype(np.float32)
+    for full_name, value in loaded.items():
+        name = full_name.removeprefix("module.")  # which DataParallel puts before each
+        if name in tensors:
+            raise DataError(f"{path}: has {name} twice, as module.{name} as well")
+        tensors[name] = _checked(path, name, value)
     if "pre_layers.0.weight" in tensors:
         layout = "zoo"
     elif "conv3.conv.weight" in tensors:
@@ -109,6 +113,19 @@ def read(path: Path) -> TorchFile:
     return TorchFile(tensors, layout, extra, hashlib.sha256(content).hexdigest())
 
 
+def _checked(path: Path, name: str, value: np.ndarray) -> np.ndarray:
+    """A weight as float32, or the number of steps that a BatchNorm has seen."""
+    if name.endswith(COUNTER):
+        if value.shape == () and value.dtype.kind in "iuf" and 0 <= value < 2**31:
+            return value
+    elif value.dtype.kind == "f":
+        value = value.astype(np.float32)
+        if np.isfinite(value).all():
+            return value
+        raise DataError(f"{path}: {name} has values that are not finite")
+    raise DataError(f"{path}: {name} is {value.dtype} {value.shape}, no weight")
+
+
 def _load_safetensors(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     import safetensors.numpy
 
@@ -122,6 +139,7 @@ def _load_torch(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise DataError(
             "needs PyTorch to be read (pip install torch), unless it is .safetensors"
         ) from error
+    _check_archive(content)
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -132,15 +150,44 @@ def _load_torch(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         ) from error
     extra = {}
     if isinstance(loaded, Mapping) and isinstance(loaded.get("net"), Mapping):
-        extra = {k: v for k, v in loaded.items() if isinstance(v, int | float | str)}
+        extra = {k: v for k, v in loaded.items() if isinstance(k, str) and _is_remark(v)}
         loaded = loaded["net"]
     if not isinstance(loaded, Mapping) or not all(isinstance(name, str) for name in loaded):
         raise DataError(f"holds a {type(loaded).__name__}, not a state dict")
     tensors = {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+    # A stride of 0, or one storage for many, would take more memory than there is in the file.
+    size = sum(value.numel() * value.element_size() for value in tensors.values())
+    if size > len(content) or any(value.is_sparse for value in tensors.values()):
+        raise DataError(f"claims {size:,} bytes of tensors and has {len(content):,}")
     return {
         name: (value.float() if value.is_floating_point() else value).detach().numpy()
         for name, value in tensors.items()
     }, extra
+
+
+def _is_remark(value: Any) -> bool:
+    """Whether it is a number or a text that may stand in a record of ours."""
+    if isinstance(value, str):
+        return len(value) <= MAX_REMARK
+    return isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**63
+
+
+def _check_archive(content: bytes) -> None:
+    """Refuses what PyTorch would unpack without a word: records that are damaged or packed.
+
+    PyTorch stores its records as they are, and reads them without looking at their checksums.
+
+    Raises:
+      DataError: names the record.
+    """
+    if not content.startswith(b"PK"):  # the older format, which has neither
+        return
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for record in archive.infolist():
+            if record.compress_type != zipfile.ZIP_STORED:
+                raise DataError(f"its record {record.filename} is packed, which PyTorch's are not")
+        if damaged := archive.testzip():
+            raise DataError(f"its record {damaged} is damaged: its checksum is another one")
 
 
 def layout_of(params: PyTree) -> str:

@@ -10,11 +10,6 @@ from googlenet_jax.store import WorkdirPath
 SPLITS = ("train", "valid", "test")
 
 
-def drawable(text: str) -> str:
-    """A text that Matplotlib draws letter by letter: between dollars it would see a formula."""
-    return printable(text).replace("$", r"\$")
-
-
 def draw_curves(history: list[dict[str, Any]], path: WorkdirPath, title: str) -> None:
     """Draws loss, accuracy and learning rate by epoch into a PNG file.
 
@@ -31,7 +26,7 @@ def draw_curves(history: list[dict[str, Any]], path: WorkdirPath, title: str) ->
 
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(drawable(title))
+    figure.suptitle(printable(title), parse_math=False)  # a dollar starts no formula
     loss, accuracy, rate = figure.subplots(1, 3)
     for axes, quantity in ((loss, "loss"), (accuracy, "accuracy")):
         for split in SPLITS:

@@ -19,7 +19,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
 from PIL import Image
 
-from googlenet_jax.report.curves import drawable
 from googlenet_jax.report.diagnostics import BINS, Calibration
 from googlenet_jax.report.runs import Group
 
@@ -138,7 +137,7 @@ def recalls(
         places = np.arange(len(worst))
         for i in reversed(range(len(groups))):
             axes.plot(recall[i][worst], places, color=f"C{i}", marker=_marker(i), ls="none", ms=8)
-        axes.set_yticks(places, [drawable(class_names[c]) for c in worst])
+        axes.set_yticks(places, [class_names[c] for c in worst])
         axes.set(xlim=(-0.02, 1.02), xlabel="recall")
         axes.invert_yaxis()
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -166,9 +165,8 @@ def confusion(
             axes.set(xlabel="guess", ylabel="truth")
             ticks = np.arange(len(matrix))
             size = 10 if is_small else 500 / len(matrix) / 1.1
-            names = [drawable(name) for name in class_names]
-            axes.set_xticks(ticks, names, rotation=90, fontsize=size)
-            axes.set_yticks(ticks, names, fontsize=size)
+            axes.set_xticks(ticks, class_names, rotation=90, fontsize=size)
+            axes.set_yticks(ticks, class_names, fontsize=size)
         else:
             axes.set(xlabel="guess, by number of the class", ylabel="truth")
         for truth, guess in np.argwhere(matrix) if is_small else ():
@@ -252,9 +250,8 @@ def _marker(index: int) -> str:
 def _legend(figure: Figure, groups: Sequence[Group]) -> None:
     # The number first: matplotlib leaves out a label that begins with an underscore.
     seeds = [f" ({len(group.runs)} seeds)" if group.runs[1:] else "" for group in groups]
-    labels = [drawable(f"{i + 1} {group.name[:40]}{seeds[i]}") for i, group in enumerate(groups)]
     handles = [
-        Line2D([], [], color=f"C{i}", marker=_marker(i), label=label)
-        for i, label in enumerate(labels)
+        Line2D([], [], color=f"C{i}", marker=_marker(i), label=f"{i + 1} {group.name[:40]}{n}")
+        for i, (group, n) in enumerate(zip(groups, seeds, strict=True))
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(2, len(groups)))
