@@ -109,7 +109,9 @@ def write(path: WorkdirPath, content: bytes) -> None:
     """
     if isinstance(path, Path):
         temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(content)
+        temporary.unlink(missing_ok=True)  # it may be a pipe, or a link to somebody's file
+        with temporary.open("xb") as file:
+            file.write(content)
         temporary.replace(path)
         return
     with _told(TrainingError, path, "cannot be written"):
@@ -184,7 +186,8 @@ def publish(local: Path, remote: epath.Path, name: str, last: str) -> None:
             keys = [f"{key}/{path.relative_to(local).as_posix()}" for path in some]
             files.put([str(path) for path in some], keys)
         for other, keys in there.items():
-            if not (local / other).is_dir():
+            # A name that is no number is somebody else's.
+            if other.isdecimal() and not (local / other).is_dir():
                 _delete(files, keys, last)
 
 

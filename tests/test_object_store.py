@@ -179,6 +179,16 @@ def test_a_folder_counts_once_its_last_file_is_there(bucket, tmp_path, monkeypat
     assert seen[-1] == objects(remote) == new
 
 
+def test_folders_of_others_stay_in_a_store(bucket, tmp_path):
+    remote = bucket / "others"
+    files, key = store._open(remote)
+    files.pipe({f"{key}/{name}": b"x" for name in ("1/seal", "2/a", "notes/a", "3 copy/a")})
+    (tmp_path / "4").mkdir()
+    (tmp_path / "4" / "seal").write_text("x")
+    store.publish(tmp_path, remote, "4", "seal")
+    assert objects(remote) == {"4/seal", "notes/a", "3 copy/a"}
+
+
 def cut_short(files, key, requests):
     """A store that is lost behind so many requests that change something."""
 

@@ -19,7 +19,9 @@ import train.loop
 import train.main
 import train.predict
 import train.report
+from googlenet_jax import store
 from googlenet_jax.errors import UserError
+from googlenet_jax.report.tensorboard import TensorBoard
 from googlenet_jax.workdir import lock
 from train import console
 
@@ -546,3 +548,34 @@ def test_a_lock_on_a_removed_file_lets_nobody_in(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="another process"), lock(tmp_path / "run"):
             pass
         assert (tmp_path / "run" / "checkpoints").is_dir()
+
+
+def test_a_pipe_or_link_where_a_file_is_first_written(tmp_path):
+    """A pipe would take no byte and give none back, and a link leads to somebody's file."""
+    (tmp_path / "mine").write_text("precious")
+    os.mkfifo(tmp_path / ".one.json.tmp")
+    (tmp_path / ".two.json.tmp").symlink_to(tmp_path / "mine")
+    for name in ("one.json", "two.json"):
+        store.write_json(tmp_path / name, 1)
+        assert store.read_json(tmp_path / name) == 1
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_a_folder_among_the_events_stays(tmp_path):
+    (tmp_path / "events.out.tfevents.mine").mkdir()
+    with TensorBoard(tmp_path, []):
+        pass
+    assert (tmp_path / "events.out.tfevents.mine").is_dir()
+
+
+def test_a_workdir_that_is_a_link_to_itself(refused, tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for program, *arguments in (
+        (train.main.main, *tiny_run.ARGUMENTS, "--workdir", loop),
+        (train.evaluate.main, "--workdir", loop),
+        (train.export.main, "--workdir", loop, "--out", tmp_path / "out"),
+        (train.report.main, loop, "--out", tmp_path / "out"),
+    ):
+        assert_names(refused(program, *arguments), loop)
+    assert list(tmp_path.iterdir()) == [loop]

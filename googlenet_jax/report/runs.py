@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,7 +134,10 @@ def read_groups(workdirs: Sequence[WorkdirPath]) -> list[Group]:
     Raises:
       UserError: one holds no run that was evaluated, or they cannot be compared.
     """
-    resolved = [path.resolve() if isinstance(path, Path) else path for path in workdirs]
+    # Unlike Path.resolve, realpath takes links that lead in a circle.
+    resolved = [
+        Path(os.path.realpath(path)) if isinstance(path, Path) else path for path in workdirs
+    ]
     for i, workdir in enumerate(workdirs):
         if resolved[i] in resolved[:i]:
             raise UserError(f"{workdir}: given twice")

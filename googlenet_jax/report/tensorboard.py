@@ -21,7 +21,8 @@ class TensorBoard:
 
     def __init__(self, folder: WorkdirPath, history: list[dict[str, Any]]):
         for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
+            if not isinstance(old, Path) or not old.is_dir():
+                old.unlink()
         self._folder = folder
         self._writer = _open(folder) if isinstance(folder, Path) else None
         for entry in history:
