@@ -131,7 +131,8 @@ def _convert(picture: Image.Image, mode: str) -> Image.Image:
     if picture.mode == "F" or picture.mode.startswith("I"):
         # Pillow would clip at 255 what counts to 65,535, or to 1.
         white = 1 if picture.mode == "F" else 65535
-        shares = np.nan_to_num(np.asarray(picture, np.float32) / white).clip(0, 1)
+        with np.errstate(all="ignore"):  # not a number, or beyond all numbers
+            shares = np.nan_to_num(np.asarray(picture, np.float32) / white).clip(0, 1)
         picture = Image.fromarray(np.round(shares * 255).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")

@@ -404,3 +404,10 @@ def test_export_load_predict_need_only_core_dependencies(tmp_path, tmp_path_fact
     assert ended.returncode == 0, ended.stderr
     assert "digits" in ended.stdout.splitlines()
     assert len(ended.stdout.splitlines()) == 1 + 1 + 10 + 10
+
+
+def test_numbers_that_are_none_are_black_without_a_word(tmp_path):
+    """Of a picture of floats; NumPy would warn."""
+    pixels = np.array([[np.nan, -np.inf], [1, 3.4e38]], np.float32)
+    found = pictures.read(encoded(Image.fromarray(pixels), "TIFF"), (2, 2, 1), 0)
+    assert found[:, :, 0].tolist() == [[0, 0], [255, 255]]

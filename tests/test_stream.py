@@ -275,6 +275,31 @@ def test_a_prepared_set_runs_no_code(records, tmp_path, monkeypatch):
             read(config, *([0] if read is data.load else []))
 
 
+@pytest.mark.parametrize("name", ["label.labels.txt", "zoo-train.array_record-00000-of-00001"])
+def test_a_pipe_in_a_prepared_set_is_not_waited_for(records, tmp_path, name):
+    path = shutil.copytree(records, tmp_path / "records")
+    (file,) = path.rglob(name)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DataError, match=f"{name}: is not a regular file"):
+        data.load(DataConfig(name="tfds:zoo", stream=True, path=str(path)), 0)
+
+
+def test_what_tfds_says_of_a_damaged_set_is_one_line(records, tmp_path, capfd, caplog):
+    """It prints how to install TensorFlow, or logs that a split is empty."""
+    path = shutil.copytree(records, tmp_path / "records")
+    (info,) = path.rglob("dataset_info.json")
+    (features,) = path.rglob("features.json")
+    values = json.loads(info.read_text())
+    values["splits"][0]["shardLengths"] = ["0"]
+    info.write_text(json.dumps(values))
+    for text in (features.read_text(), features.read_text().replace("uint8", "string")):
+        features.write_text(text)
+        with pytest.raises(DataError, match="not an image classification set"):
+            data.load(DataConfig(name="tfds:zoo", stream=True, path=str(path)), 0)
+    assert (*capfd.readouterr(), caplog.records) == ("", "", [])
+
+
 def test_a_set_of_which_nothing_can_be_read(folder, tmp_path):
     path = shutil.copytree(folder, tmp_path / "copy")
     feed, fresh = make_feed(path, corrupt="skip")

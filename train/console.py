@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -19,6 +21,7 @@ from googlenet_jax.errors import TrainingError, UserError, one_line, printable
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs a program to its exit: 0 done, 2 the user's input is wrong, 1 the run failed."""
+    mute_pillow()
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
@@ -29,6 +32,12 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.exit(report(error))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def mute_pillow() -> None:
+    """Keeps Pillow's remarks about a file from standing between our own lines."""
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def complain(error: object) -> None:

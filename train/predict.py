@@ -6,10 +6,8 @@ How a picture becomes what the network sees: `googlenet_jax.pictures`.
 import io
 import itertools
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -64,8 +62,6 @@ def main(argv: list[str]) -> None:
         raise UserError("--checkpoint: an export holds one checkpoint; only runs have more")
 
     # Imported here so that a mistake on the command line is told before JAX has loaded.
-    from PIL import Image
-
     from googlenet_jax.loading import load_export, load_run
 
     if arguments.workdir:
@@ -76,10 +72,6 @@ def main(argv: list[str]) -> None:
     top_k = min(TOP_K, len(names)) if arguments.top_k is None else arguments.top_k
     if not 1 <= top_k <= len(names):
         raise UserError(f"--top-k={top_k}: must be 1 to {len(names)}, the number of classes")
-    # Pillow's remarks about a file would be lines between ours; a bomb is to be left alone.
-    warnings.filterwarnings("ignore", module="PIL")
-    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be any bytes
 

@@ -21,7 +21,7 @@ from googlenet_jax import store
 from googlenet_jax.data import cifar, encoded
 from googlenet_jax.data.dataset import Arrays, DatasetInfo, Split, digest
 from googlenet_jax.data.stream import Picture
-from googlenet_jax.errors import DataError
+from googlenet_jax.errors import DataError, no_logging
 
 HOST = "www.cs.toronto.edu"
 NETWORK_SECONDS = 8.0
@@ -109,7 +109,8 @@ def _builder(folder: Path) -> Any:
     """TFDS's reader of a prepared set.
 
     Raises:
-      DataError: its features are not TFDS's own. Of any other name TFDS imports the module that it
+      DataError: it holds a pipe or a device, which might be read for ever, or its features are not
+        TFDS's own. Of any other name TFDS imports the module that it
         names, from the current folder as well, and that would run it.
     """
     import tensorflow_datasets as tfds
@@ -125,6 +126,9 @@ def _builder(folder: Path) -> Any:
                     raise DataError(f"{folder}: features.json names {each!r}, no feature of TFDS")
                 check(each)
 
+    for path in folder.iterdir():
+        if not (path.is_file() or path.is_dir()):
+            raise DataError(f"{path}: is not a regular file")
     check(store.read_json(folder / "features.json"))
     return tfds.builder_from_directory(folder)
 
@@ -138,9 +142,10 @@ def _records(builder: Any, split_name: str) -> Any:
 
 @contextlib.contextmanager
 def _told(folder: Path, needs: str) -> Iterator[None]:
-    """Makes one line of what reading a prepared set raises."""
+    """Makes one line of what reading a prepared set raises, logs and prints."""
     try:
-        yield
+        with no_logging(), contextlib.redirect_stdout(io.StringIO()):
+            yield
     except DataError:
         raise
     except Exception as error:  # TFDS and its readers raise almost anything

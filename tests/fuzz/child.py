@@ -5,6 +5,7 @@ for each input.
 """
 
 import contextlib
+import gc
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from typing import Any
 
 from googlenet_jax.errors import UserError, one_line, printable
 from tests.fuzz import mutate, targets
+from train import console
 
 SECONDS = 5.0  # of CPU time, so that other programs on the machine do not count
 WALL_SECONDS = 10.0
@@ -181,12 +183,15 @@ def main(name: str, out: Path, seed: int) -> None:
     with Path(f"{work}.printed").open("wb+") as printed:
         for stream in (1, 2):
             os.dup2(printed.fileno(), stream)
+        console.mute_pillow()
         sys.addaudithook(watch)
         sys.meta_path.insert(0, Importer())  # type: ignore[arg-type]
         try:
             for answer in answer_all(name, out, work, seed, indices, printed.fileno()):
                 answers.write(json.dumps(answer) + "\n")
                 answers.flush()
+                if "ready" in answer:
+                    gc.freeze()  # where a reader collects garbage, the libraries' is not looked at
         except Exception:
             os.dup2(complaints, 2)
             traceback.print_exc()
