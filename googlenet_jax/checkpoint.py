@@ -346,6 +346,8 @@ class Checkpoints:
             if metadata.pop("digest") != digest(canonical(metadata)):
                 raise ValueError("its record has changed")
             Record(**metadata["record"])
+            if not all(isinstance(text, str) for text in metadata["leaves"].values()):
+                raise ValueError("its digests are no texts")
             if metadata["metrics"]:
                 rank(metadata["metrics"])
         except Exception as error:  # as in `restore`

@@ -11,7 +11,6 @@
 
 import dataclasses
 import json
-import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -235,18 +234,6 @@ def _description(
     config: Any, dataset: Any, step: Any, metrics: Any, provenance: Any
 ) -> Description:
     """What stands in config.json; of what cannot be there, a ValueError."""
-    shape, mean, std = dataset["image_shape"], dataset["mean"], dataset["std"]
-    texts, numbers = [dataset["name"], *dataset["class_names"]], [*shape, *mean, *std]
-    if not (
-        dataset["class_names"]
-        and all(isinstance(text, str) for text in texts)
-        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
-        and all(type(side) is int and side > 0 for side in shape)
-        and len(shape) == 3
-        and len(mean) == len(std) == shape[2]
-        and min(std) > 0
-    ):
-        raise ValueError(f"dataset={dataset}: describes no images and classes")
     if type(step) is not int or not 0 <= step < 2**31:
         raise ValueError("step: must be a whole number from 0 to 2^31 - 1")
     if not isinstance(metrics, dict) or not isinstance(provenance["data"], dict):

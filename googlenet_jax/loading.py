@@ -125,7 +125,7 @@ def load_run(workdir: WorkdirPath, checkpoint: str) -> Model:
         step = checkpoints.resolve(checkpoint)
         found = checkpoints.read_record(step)
         check_recorded(workdir, config, found.config)
-        info = DatasetInfo.from_dict(found.dataset)
+        info = read_info(workdir, found)
         return Model(info, *checkpoints.restore(step, abstract_state(config, info)))
 
     return read_checkpoints(workdir, load)
@@ -166,6 +166,18 @@ def read_checkpoints(workdir: WorkdirPath, read: Callable[[Checkpoints], T]) -> 
                 time.sleep(PAUSE_SECONDS)
     with Checkpoints(folder, writable=False) as checkpoints:
         return read(checkpoints)
+
+
+def read_info(workdir: WorkdirPath, record: Record) -> DatasetInfo:
+    """What a checkpoint's record says of the images.
+
+    Raises:
+      CheckpointError: nothing that can be so, although its digest is right.
+    """
+    try:
+        return DatasetInfo.from_dict(record.dataset)
+    except ValueError as error:
+        raise CheckpointError(f"{workdir}: its checkpoint is no run's: {error}") from error
 
 
 def abstract_state(config: Config, info: DatasetInfo) -> TrainState:

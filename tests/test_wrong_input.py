@@ -579,3 +579,20 @@ def test_a_workdir_that_is_a_link_to_itself(refused, tmp_path):
     ):
         assert_names(refused(program, *arguments), loop)
     assert list(tmp_path.iterdir()) == [loop]
+
+
+@pytest.mark.parametrize(
+    ("change", "culprit"),
+    [
+        (lambda proven: proven["record"]["dataset"].pop("mean"), "describes no images"),
+        (lambda proven: proven["record"]["dataset"].update(class_names=[3]), "describes no images"),
+        (lambda proven: proven["leaves"].update(x=3), "digests"),
+        (lambda proven: proven["record"]["history"][0].update(seconds="x"), "no history"),
+    ],
+    ids=["no mean", "class 3", "leaf", "seconds"],
+)
+def test_a_record_with_right_sums_that_cannot_be_so(refused, workdir, tmp_path, change, culprit):
+    """The sums show damage, not who wrote the files."""
+    tiny_run.change_records(workdir, change)
+    message = refused(train.report.main, workdir, "--out", tmp_path / "page")
+    assert_names(message, workdir, culprit)

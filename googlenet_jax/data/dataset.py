@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import errno
 import hashlib
+import math
 import stat
 import typing
 from collections.abc import Generator, Mapping, Sequence, Sized
@@ -73,10 +74,30 @@ class DatasetInfo:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
-        tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**tuples)  # type: ignore[arg-type]
+    def from_dict(cls, values: Any) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+          ValueError: it describes no images and classes.
+        """
+        try:
+            tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            info = cls(**tuples)  # type: ignore[arg-type]
+            numbers = [*info.image_shape, *info.mean, *info.std, info.center_crop]
+            is_one = (
+                info.class_names
+                and all(isinstance(text, str) for text in (info.name, *info.class_names))
+                and all(type(each) in (int, float) and math.isfinite(each) for each in numbers)
+                and all(type(side) is int and side > 0 for side in info.image_shape)
+                and len(info.image_shape) == 3
+                and len(info.mean) == len(info.std) == info.image_shape[2]
+                and min(info.std) > 0
+            )
+        except (AttributeError, TypeError, OverflowError) as error:
+            raise ValueError(f"describes no images and classes: {error}") from error
+        if not is_one:
+            raise ValueError(f"dataset={values}: describes no images and classes")
+        return info
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from googlenet_jax.checkpoint import Checkpoints, Record, rank
 from googlenet_jax.config import Config
 from googlenet_jax.data import DatasetInfo
 from googlenet_jax.errors import CheckpointError, UserError
-from googlenet_jax.loading import abstract_state, read_checkpoints
+from googlenet_jax.loading import abstract_state, read_checkpoints, read_info
 from googlenet_jax.report.summary import best_entry, selection_metrics, selection_split
 from googlenet_jax.store import WorkdirPath
 from googlenet_jax.workdir import check_recorded, read_config
@@ -176,15 +176,16 @@ def read_run(workdir: WorkdirPath, name: str) -> Run:
     check_recorded(workdir, config, record.config)
     try:
         best_entry(newest.history)
+        float(sum(entry["seconds"] for entry in newest.history))
     except IndexError:
         raise CheckpointError(f"{workdir}: no epoch has been evaluated") from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{workdir}: its checkpoint holds no history of a run") from error
     try:
         device = str(store.read_json(workdir / "summary.json")["device"]["kind"])
     except (OSError, ValueError, KeyError, TypeError):
         device = ""
-    info = DatasetInfo.from_dict(record.dataset)
+    info = read_info(workdir, record)
     return Run(name, workdir, config, newest.history, info, record.provenance, device)
 
 
