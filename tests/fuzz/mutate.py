@@ -330,6 +330,7 @@ def inside_zip(mutations: dict[str, Mutation]) -> Mutation:
             names = old.namelist()
             ending = rng.choice(list(mutations))
             chosen = rng.choice([name for name in names if name.endswith(ending)] or names)
+            packed = chosen if rng.random() < 0.05 else ""
             for name in names:
                 body = old.read(name)
                 if name == chosen:
@@ -338,7 +339,7 @@ def inside_zip(mutations: dict[str, Mutation]) -> Mutation:
                         continue
                     if rng.random() < 0.05:
                         name = name + "x"
-                kind = zipfile.ZIP_DEFLATED if rng.random() < 0.05 else zipfile.ZIP_STORED
+                kind = zipfile.ZIP_DEFLATED if name == packed else zipfile.ZIP_STORED
                 new.writestr(zipfile.ZipInfo(name), body, kind)
         return file.getvalue()
 
