@@ -1,8 +1,13 @@
 """The fuzzer itself, and some inputs of each of its targets."""
 
 import json
+import signal
 
+import pytest
+
+from googlenet_jax import loading
 from tests.fuzz import __main__ as fuzz
+from tests.fuzz import child, targets
 
 
 def test_each_fault_is_counted_and_ends_nothing(tmp_path):
@@ -33,3 +38,31 @@ def test_a_run_goes_on_where_it_ended(tmp_path, monkeypatch):
     fuzz.run("itself", tmp_path, 0, range(4))
     assert asked == [1, 3]
     assert sorted(fuzz.results(tmp_path, "itself", 0)) == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def own_signals(monkeypatch):
+    """What the fuzzer changes in its process is undone."""
+    monkeypatch.setattr(loading, "abstract_state", loading.abstract_state)
+    numbers = (signal.SIGPROF, signal.SIGALRM)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+INPUTS = {"checkpoints": 8, "checkpoints-forged": 8, "pth-old": 20, "pth-new": 20}
+
+
+@pytest.mark.filterwarnings("ignore")  # the programs mute Pillow
+@pytest.mark.usefixtures("own_signals")
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_some_broken_inputs(name, tmp_path):
+    """A few of the thousands, in this process."""
+    (tmp_path / "work").mkdir()
+    with (tmp_path / "printed").open("wb+") as printed:
+        indices = range(INPUTS.get(name, 40))
+        work = tmp_path / "work" / name
+        answers = [*child.answer_all(name, tmp_path, work, 2, indices, printed.fileno())]
+    assert not [each for each in answers if "broken" in each]
+    assert not [each for each in answers[1:] if each["outcome"] not in child.FINE]

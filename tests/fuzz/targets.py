@@ -501,16 +501,16 @@ def proven_record(folder: Path) -> Iterator[None]:
 
 @functools.cache
 def known_checkpoints(folder: Path) -> Any:
-    from types import SimpleNamespace
-
-    from googlenet_jax import loading
+    from googlenet_jax import checkpoint, loading
 
     def read(checkpoints: Any) -> Any:
         step = checkpoints.resolve("best")
         return step, checkpoints.read_record(step)
 
     step, record = loading.read_checkpoints(folder, read)
-    return SimpleNamespace(resolve=lambda name: step, read_record=lambda step: record)
+    stand_in: Any = object.__new__(checkpoint.Checkpoints)
+    stand_in.resolve, stand_in.read_record = lambda name: step, lambda step: record
+    return stand_in
 
 
 # Configs
