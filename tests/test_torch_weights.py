@@ -1,6 +1,7 @@
 """Weights from PyTorch and back: the same tensors to the bit, the same logits, clear refusals."""
 
 import dataclasses
+import io
 import json
 import os
 import pickle
@@ -224,6 +225,15 @@ def packed(path):
             archive.writestr(name, content)
 
 
+def doubled(path):
+    """The archive with a record twice, of which one program reads the first, one the last."""
+    with zipfile.ZipFile(path, "a") as archive:
+        name = archive.namelist()[0]
+        content = archive.read(name)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr(name, content)
+
+
 def flipped(path):
     content = bytearray(path.read_bytes())
     weights = torch.load(path, weights_only=True)["conv2.conv.weight"].numpy().tobytes()
@@ -235,6 +245,7 @@ def flipped(path):
     ("state", "damage", "message"),
     [
         ({}, flipped, r"its record .*/data/\d+ is damaged"),
+        ({}, doubled, "two records of one name"),
         ({}, packed, r"its record .* is packed"),
         ({"conv2__conv__bias": torch.full((12,), torch.nan)}, None, "conv2.conv.bias .* finite"),
         ({"module__conv2__conv__bias": torch.zeros(12)}, None, "has conv2.conv.bias twice"),
@@ -242,7 +253,7 @@ def flipped(path):
         ({"a__num_batches_tracked": torch.zeros(1, dtype=int)}, None, "a.num_batches.* no weight"),
         ({"a__num_batches_tracked": torch.tensor(torch.nan)}, None, "a.num_batches.* no weight"),
     ],
-    ids=["flipped", "packed", "nan", "twice", "stride 0", "count vector", "count nan"],
+    ids=["flipped", "doubled", "packed", "nan", "twice", "stride 0", "count vector", "count nan"],
 )
 def test_damaged_weights_are_refused(tmp_path, state, damage, message):
     path = tmp_path / "net.pth"
@@ -252,6 +263,42 @@ def test_damaged_weights_are_refused(tmp_path, state, damage, message):
     with pytest.raises(UserError, match=message):
         run_import(path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def endless(levels):
+    """A pickle of a dict whose key is (t, t), where t is (u, u) and so on."""
+    nested = b"".join(b"q\x00h\x00\x86" for _ in range(levels))
+    return b"\x80\x02}K\x01" + nested + b"K\x01s."
+
+
+def test_tuples_of_tuples_are_refused_before_they_are_hashed(tmp_path):
+    """In both formats; and tuples that lie in one another too deeply for Python."""
+    torch.save({"x": 1}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    head = (tmp_path / "old.pth").read_bytes()
+    with io.BytesIO(head) as file:
+        for _ in range(3):
+            pickle.load(file)
+        head = head[: file.tell()]
+    for pickled in (endless(60), b"\x80\x02}K\x01" + b"\x85" * 200_000 + b"K\x01s."):
+        (tmp_path / "old.pth").write_bytes(head + pickled)
+        with zipfile.ZipFile(tmp_path / "new.pth", "w") as archive:
+            archive.writestr("net/data.pkl", pickled)
+            archive.writestr("net/version", b"3\n")
+        for name in ("old.pth", "new.pth"):
+            with pytest.raises(UserError, match="damaged, or holds more than tensors"):
+                torch_weights.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_whole_checkpoints_of_pytorch_are_read(tmp_path, new):
+    """With an optimizer's state and shared tuples, in the format of today and that before 2020."""
+    network = article("row 3")
+    adam = torch.optim.Adam([{"params": [each]} for each in network.parameters()])
+    state = {"net": network.state_dict(), "optimizer": adam.state_dict(), "acc": 1.0}
+    torch.save(state, tmp_path / "net.pth", _use_new_zipfile_serialization=new)
+    found = torch_weights.read(tmp_path / "net.pth")
+    assert found.tensors.keys() == network.state_dict().keys()
+    assert found.extra == {"acc": 1.0}
 
 
 def test_remarks_beside_a_state_dict_are_numbers_and_short_texts(tmp_path):

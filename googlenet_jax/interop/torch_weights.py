@@ -15,6 +15,8 @@ import hashlib
 import io
 import math
 import pickle
+import pickletools
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -52,6 +54,8 @@ ZOO_UNITS = {
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 COUNTER = "num_batches_tracked"  # of each BatchNorm: the training steps that it has seen
 MAX_BYTES = 2**31  # of a file
+MAX_OPCODES = 10**6  # of a pickle; a thousand tensors take some 30,000
+MAX_TUPLE = 10**4  # items of a tuple, with all those in it
 MAX_REMARK = 1000  # characters of what stands beside a state dict
 LISTED = 12  # of two networks that have little in common, hundreds would not fit
 # What torchvision's own weights were trained on: with its `transform_input`, images scaled to
@@ -119,7 +123,8 @@ def _checked(path: Path, name: str, value: np.ndarray) -> np.ndarray:
         if value.shape == () and value.dtype.kind in "iuf" and 0 <= value < 2**31:
             return value
     elif value.dtype.kind == "f":
-        value = value.astype(np.float32)
+        with np.errstate(over="ignore"):  # it is refused
+            value = value.astype(np.float32)
         if np.isfinite(value).all():
             return value
         raise DataError(f"{path}: {name} has values that are not finite")
@@ -141,7 +146,10 @@ def _load_torch(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         ) from error
     _check_archive(content)
     try:
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        _check_pickles(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is then refused, or of no consequence
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch's own message tells how to run the code in the file.
         raise DataError(
@@ -183,11 +191,62 @@ def _check_archive(content: bytes) -> None:
     if not content.startswith(b"PK"):  # the older format, which has neither
         return
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        for record in archive.infolist():
+        records = archive.infolist()
+        if len({record.filename for record in records}) < len(records):
+            raise DataError("it has two records of one name")
+        for record in records:
             if record.compress_type != zipfile.ZIP_STORED:
                 raise DataError(f"its record {record.filename} is packed, which PyTorch's are not")
         if damaged := archive.testzip():
             raise DataError(f"its record {damaged} is damaged: its checksum is another one")
+
+
+def _check_pickles(content: bytes) -> None:
+    """Refuses tuples that hold the same tuples again and again.
+
+    They are small, and take for ever to hash, which PyTorch does where they stand as keys.
+
+    Raises:
+      pickle.UnpicklingError: there are such, or it is no pickle.
+    """
+    if content.startswith(b"PK"):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            files = [io.BytesIO(archive.read(name)) for name in names]
+    else:  # a magic number, a version, a machine, the object and the keys of its storages
+        files = [io.BytesIO(content)] * 5
+    for file in files:
+        try:
+            _check_tuples(file)
+        except (ValueError, IndexError) as error:
+            raise pickle.UnpicklingError(str(error)) from error
+
+
+def _check_tuples(file: io.BytesIO) -> None:
+    """Goes through one pickle and keeps for each object its size: for a tuple, of all in it."""
+    mark = 0  # an object's size is never 0
+    stack: list[int] = []
+    memo: dict[Any, int] = {}
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        popped: list[int] = []
+        for item in reversed(opcode.stack_before):
+            if item is pickletools.stackslice:
+                while stack[-1] != mark:
+                    popped.append(stack.pop())
+            else:
+                popped.append(stack.pop())
+        size = 1 + sum(popped) if "TUPLE" in opcode.name else 1
+        if "GET" in opcode.name:
+            size = memo.get(argument, 1)
+        elif "PUT" in opcode.name:
+            memo[argument] = stack[-1]
+        elif opcode.name == "MEMOIZE":
+            memo[len(memo)] = size = popped[0]
+        elif opcode.name == "MARK":
+            size = mark
+        stack += [size] * len(opcode.stack_after)
+        if size > MAX_TUPLE or count > MAX_OPCODES:
+            raise ValueError("it is larger than any state dict")
 
 
 def layout_of(params: PyTree) -> str:
