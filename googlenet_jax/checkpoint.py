@@ -29,7 +29,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from googlenet_jax import parallel, store
-from googlenet_jax.errors import CheckpointError, UserError, no_logging
+from googlenet_jax.errors import CheckpointError, TrainingError, UserError, no_logging
 from googlenet_jax.state import TrainState
 from googlenet_jax.store import WorkdirPath
 
@@ -105,6 +105,7 @@ class Checkpoints:
             self._orbax = self._open(writable)
             self._exit = stack.pop_all()
         self._sealing: Callable[[], None] | None = None
+        self._has_failed = False
         self._metrics: dict[int, dict[str, float]] = {}
         self._damage: list[CheckpointError] = []
         for step in self.steps:
@@ -142,7 +143,8 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         with self._exit:
             self._settle()
-            self._orbax.close()
+            if not self._has_failed:  # else Orbax would wait for what never comes
+                self._orbax.close()
 
     @property
     def _in_store(self) -> bool:
@@ -215,13 +217,14 @@ class Checkpoints:
             # The processes would share the writing of arrays on devices, each in its own folder;
             # those of NumPy the first process writes alone.
             state = jax.device_get(state)
-        self._orbax.save_checkpointables_async(
-            step,
-            {"state": state},
-            force=True,
-            overwrite=step in self.steps,
-            custom_metadata={**proven, "digest": digest(canonical(proven))},
-        )
+        with self._told(step):
+            self._orbax.save_checkpointables_async(
+                step,
+                {"state": state},
+                force=True,
+                overwrite=step in self.steps,
+                custom_metadata={**proven, "digest": digest(canonical(proven))},
+            )
         self._sealing = functools.partial(self._seal, step)
         if self._in_store:  # at once: this machine may be gone before the next save
             self._sealing = self._background.submit(self._sealing).result
@@ -311,12 +314,26 @@ class Checkpoints:
             sealing()
 
     def _seal(self, step: int) -> None:
-        self._orbax.wait()
-        if step in self.steps and parallel.is_first_process():
-            folder = self._local / str(step)
-            store.write_json(folder / SEAL, _file_digests(folder))
-            if not isinstance(self._directory, Path):
-                store.publish(self._local, self._directory, str(step), SEAL)
+        with self._told(step):
+            self._orbax.wait()
+            if step in self.steps and parallel.is_first_process():
+                folder = self._local / str(step)
+                store.write_json(folder / SEAL, _file_digests(folder))
+                if not isinstance(self._directory, Path):
+                    store.publish(self._local, self._directory, str(step), SEAL)
+
+    @contextlib.contextmanager
+    def _told(self, step: int) -> Iterator[None]:
+        """Makes one line of what a save that fails raises, which is almost anything."""
+        try:
+            yield
+        except Exception as error:
+            self._has_failed = True
+            if isinstance(error, TrainingError):
+                raise
+            raise TrainingError(
+                f"checkpoint {step} in {self._directory} cannot be written: {_first_line(error)}"
+            ) from error
 
     def _check_seal(self, step: int) -> None:
         folder = self._local / str(step)

@@ -109,10 +109,13 @@ def write(path: WorkdirPath, content: bytes) -> None:
     """
     if isinstance(path, Path):
         temporary = path.with_name(f".{path.name}.tmp")
-        temporary.unlink(missing_ok=True)  # it may be a pipe, or a link to somebody's file
-        with temporary.open("xb") as file:
-            file.write(content)
-        temporary.replace(path)
+        try:
+            temporary.unlink(missing_ok=True)  # it may be a pipe, or a link to somebody's file
+            with temporary.open("xb") as file:
+                file.write(content)
+            temporary.replace(path)
+        except OSError as error:  # one of a full disk names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         return
     with _told(TrainingError, path, "cannot be written"):
         try:

@@ -39,4 +39,4 @@ if __name__ == "__main__":
     from train import console, main
 
     sys.argv = ["train.main", *sys.argv[5:]]
-    console.run(main.main)
+    console.start(main.main)

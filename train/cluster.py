@@ -73,6 +73,7 @@ def joined(place: Place) -> Iterator[None]:
     """
     import jax
 
+    is_alone = False
     try:
         jax.distributed.initialize(
             place.coordinator,
@@ -86,6 +87,8 @@ def joined(place: Place) -> Iterator[None]:
     except (ValueError, RuntimeError):  # no cluster was found, or JAX is at work here already
         if place.coordinator:
             raise
+        is_alone = True
+    if is_alone:
         yield
         return
     try:

@@ -2,42 +2,144 @@
 
 import argparse
 import contextlib
+import errno
+import io
 import logging
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
+import absl.logging
 from tqdm import tqdm
 
 from googlenet_jax import store
 from googlenet_jax.errors import TrainingError, UserError, one_line, printable
 
+# What the machine may refuse at any moment: space, rights, a disk that fails.
+OUTSIDE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOSYS),
+}
+
+
+def start(main: Callable[[list[str]], None]) -> None:
+    """Runs a program as the whole of a process, and ends the process if it fails.
+
+    At once: a library's threads may still wait for what has failed, and Python would wait for
+    them, or they would ask for more work when there is none to be had and print a traceback.
+    """
+    _open_standard_streams()
+    threading.excepthook, sys.unraisablehook = _tell_of_thread, _obey_lost_interrupt
+    try:
+        run(main)
+        return
+    except SystemExit as exit_:
+        status = exit_.code if isinstance(exit_.code, int) else 0
+    except BaseException:  # a defect
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs a program to its exit: 0 done, 2 the user's input is wrong, 1 the run failed."""
-    mute_pillow()
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    mute_libraries()
+    previous = signal.signal(signal.SIGINT, interrupt)
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:  # who reads the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except (UserError, TrainingError) as error:
-        sys.exit(report(error))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if interrupted:  # a library that was being imported has made another error of it
+            sys.exit(128 + signal.SIGINT)
+        status = report(error)
+        if status is None:
+            raise
+        sys.exit(status)
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
-def mute_pillow() -> None:
-    """Keeps Pillow's remarks about a file from standing between our own lines."""
+def _open_standard_streams() -> None:
+    """Puts the null device where a standard stream is closed.
+
+    Else the next file that is opened would get its number, and what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+        if number and getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
+
+
+class _Terminal(io.FileIO):
+    """A terminal that may go away: what is written to it then is lost."""
+
+    def write(self, content: Any) -> int:
+        """Writes what there is room for; all of it, if nobody is there."""
+        try:
+            return super().write(content)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return len(content)
+
+
+def outlive_terminal() -> None:
+    """Lets the process go on when its terminal is closed."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and stream.isatty():
+            raw = _Terminal(stream.fileno(), "w", closefd=False)
+            lasting = io.TextIOWrapper(
+                io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True
+            )
+            setattr(sys, name, lasting)
+
+
+def _obey_lost_interrupt(lost: Any) -> None:
+    """Ends the process where Ctrl-C came in a destructor or a callback, which raise nothing."""
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        os._exit(128 + signal.SIGINT)
+    sys.__unraisablehook__(lost)
+
+
+def _tell_of_thread(caught: threading.ExceptHookArgs) -> None:
+    """Makes one line of what the machine refuses to a library's thread, such as TensorBoard's."""
+    error = caught.exc_value
+    if error is None or report(error) is None:
+        threading.__excepthook__(caught)
+
+
+def mute_libraries() -> None:
+    """Keeps libraries' remarks about what they then raise from standing between our own lines."""
     warnings.filterwarnings("ignore", module="PIL")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax, in its threads, and TFDS
 
 
 def complain(error: object) -> None:
@@ -55,6 +157,9 @@ def report(error: BaseException) -> int | None:
     status = 2 if isinstance(error, UserError) else 1 if isinstance(error, TrainingError) else None
     if status is not None:
         complain(error)
+    elif isinstance(error, OSError) and error.errno in OUTSIDE:
+        status = 1
+        complain(f"{error.filename or 'output'}: {error.strerror}")
     return status
 
 

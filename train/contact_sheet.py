@@ -74,4 +74,4 @@ def contact_sheet(config: "Config") -> "Image":
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.start(main)

@@ -122,4 +122,4 @@ def check_fits(
 
 if __name__ == "__main__":
     allocator.restart_tuned()
-    console.run(main)
+    console.start(main)

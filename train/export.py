@@ -85,4 +85,4 @@ def training_environment(workdir: WorkdirPath) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.start(main)

@@ -76,4 +76,4 @@ def write(path: Path, tensors: dict[str, Any], beside: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.start(main)

@@ -115,4 +115,4 @@ def write_workdir(
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.start(main)

@@ -104,8 +104,8 @@ def train_and_evaluate(
 def keep_programs() -> None:
     """Keeps compiled programs in the user's cache folder, unless JAX was told of another."""
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        folder = encoded.cache_folder() / "compiled"
-        with contextlib.suppress(OSError):  # such as a read-only home: a run does without
+        with contextlib.suppress(OSError):  # no home, or a read-only one: a run does without
+            folder = encoded.cache_folder() / "compiled"
             folder.mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(folder))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small ones add up

@@ -13,6 +13,7 @@ def main(argv: list[str]) -> None:
     place, argv = cluster.Place.parse(argv)
     config, workdir = flags.parse(argv)
 
+    console.outlive_terminal()
     # JAX is imported once the flags are known to be right: a mistake in them is told at once.
     from train.loop import train_and_evaluate
 
@@ -22,4 +23,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     allocator.restart_tuned()
-    console.run(main)
+    console.start(main)

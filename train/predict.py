@@ -195,4 +195,4 @@ def one_ahead(items: Iterator[T]) -> Iterator[T]:
 
 if __name__ == "__main__":
     allocator.restart_tuned()
-    console.run(main)
+    console.start(main)

@@ -57,4 +57,4 @@ def check_folder(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.start(main)

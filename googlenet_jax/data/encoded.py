@@ -1,6 +1,7 @@
 """Images that a source holds as PNG or JPEG: decoded once, then kept in the user's cache folder."""
 
 import contextlib
+import errno
 import os
 import zipfile
 from collections.abc import Callable, Sequence
@@ -56,8 +57,15 @@ def decode(
 
 
 def cache_folder() -> Path:
-    """Where a user's programs keep what they can make again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "googlenet_jax"
+    """Where a user's programs keep what they can make again.
+
+    Raises:
+      OSError: the user has no home, as in many containers.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "googlenet_jax"
+    except RuntimeError as error:
+        raise OSError(errno.ENOENT, "there is no home directory") from error
 
 
 def cached(key: str, make: Callable[[], dict[Split, Arrays]]) -> tuple[dict[Split, Arrays], str]:
@@ -66,7 +74,10 @@ def cached(key: str, make: Callable[[], dict[Split, Arrays]]) -> tuple[dict[Spli
     The file is verified (by the checksums of the zip format); a damaged one is made anew. A
     cache that cannot be written is done without, and the reason stands in place of the file.
     """
-    path = cache_folder() / f"{key}.npz"
+    try:
+        path = cache_folder() / f"{key}.npz"
+    except OSError as error:
+        return make(), f"none ({error.strerror})"
     try:
         with np.load(path) as stored:
             return {

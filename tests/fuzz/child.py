@@ -183,7 +183,7 @@ def main(name: str, out: Path, seed: int) -> None:
     with Path(f"{work}.printed").open("wb+") as printed:
         for stream in (1, 2):
             os.dup2(printed.fileno(), stream)
-        console.mute_pillow()
+        console.mute_libraries()
         sys.addaudithook(watch)
         sys.meta_path.insert(0, Importer())  # type: ignore[arg-type]
         try:

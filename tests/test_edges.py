@@ -1,0 +1,174 @@
+"""How the programs end, whatever the machine and the terminal do to them."""
+
+import errno
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import compiling
+import jax
+import pytest
+import tiny_run
+
+from googlenet_jax.data import encoded
+from train import console, loop
+
+
+def program(body, *, redirect="", timeout=60, **options):
+    """Runs the body of a `main(argv)` as a program; `redirect` is the shell's."""
+    code = "import os, signal, sys, threading, time\nfrom googlenet_jax.errors import UserError\n"
+    code += "from train import console\n\ndef main(argv):\n"
+    code += "".join(f"    {line}\n" for line in body.splitlines()) + "\nconsole.start(main)\n"
+    shell = ["sh", "-c", f'exec "$0" -c "$1" {redirect}', sys.executable, code]
+    return subprocess.run(shell, capture_output=True, text=True, timeout=timeout, **options)
+
+
+def test_a_thread_that_never_ends_does_not_keep_a_program_that_has_failed():
+    """As those of Orbax, after a save that failed."""
+    ended = program(
+        "threading.Thread(target=time.sleep, args=[600]).start()\nraise UserError('no')"
+    )
+    assert (ended.returncode, ended.stderr) == (2, "error: no\n")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
+def test_what_the_machine_refuses_is_one_line(capfd, number):
+    def main(argv):
+        raise OSError(number, os.strerror(number), "runs/a/metrics.jsonl")
+
+    with pytest.raises(SystemExit) as exit_:
+        console.run(main)
+    assert exit_.value.code == 1
+    assert capfd.readouterr().err == f"error: runs/a/metrics.jsonl: {os.strerror(number)}\n"
+
+
+def test_a_defect_keeps_its_traceback():
+    ended = program("raise OSError(2, 'No such file')")
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
+
+
+@pytest.mark.parametrize("redirect", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_done_without(tmp_path, redirect):
+    """And no file gets their number, and what is printed."""
+    body = (
+        f"file = open({str(tmp_path / 'file')!r}, 'w')\nconsole.say('said')\n"
+        "console.complain('told')\nos.write(1, b'raw'), os.write(2, b'raw')\nfile.write('mine')"
+    )
+    ended = program(body, redirect=redirect)
+    assert ended.returncode == 0
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_behind_stdout_is_one_line():
+    ended = program("console.say('x')", redirect="> /dev/full")
+    assert ended.returncode == 1
+    assert ended.stderr == "error: output: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)",
+        # In a destructor, from which nothing is raised.
+        "class Late:\n    def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
+        "late = Late()\ndel late\ntime.sleep(60)",
+        # As a library that is being imported may make of it.
+        "try:\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    raise ImportError('half imported')",
+    ],
+    ids=["anywhere", "destructor", "import"],
+)
+def test_ctrl_c_ends_a_program_without_a_traceback(body):
+    ended = program(body)
+    assert ended.returncode == 130
+    assert "Traceback" not in ended.stderr
+
+
+def test_ctrl_c_before_the_program_has_begun():
+    """While Python imports what stands at its top."""
+    code = "import sys; sys.argv = ['-m']; import train, os, signal; os.kill(os.getpid(), 2)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (-2, "")
+
+
+def test_a_process_outlives_its_terminal(tmp_path):
+    """The hang-up and the errors of what it writes to nobody."""
+    ours, theirs = pty.openpty()
+    code = (
+        "import sys, time; from train import console; console.outlive_terminal(); print('ready')\n"
+        "time.sleep(3)\nfor _ in range(9): print('x' * 9999, flush=True); print(file=sys.stderr)\n"
+        f"open({str(tmp_path / 'done')!r}, 'w').close()"
+    )
+    started = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    assert os.read(ours, 5) == b"ready"
+    os.close(ours)
+    assert started.wait(60) == 0
+    assert (tmp_path / "done").exists()
+
+
+def test_a_user_without_a_home(monkeypatch):
+    """As in many containers: the caches are done without."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert encoded.cached("key", lambda: {}) == ({}, "none (there is no home directory)")
+    kept = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        loop.keep_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", kept)
+
+
+def test_a_save_that_fails_ends_the_run_in_one_line(tmp_path):
+    """At once, and the run goes on when there is room again."""
+    driver = """
+import os, sys, train.epoch, train.main
+from train import console
+
+workdir, steps = sys.argv[-1], 0
+check = train.epoch.check_finite
+
+def block(run, state):
+    global steps
+    steps += 1
+    if steps == 2:
+        os.rename(f"{workdir}/checkpoints", f"{workdir}/aside")
+        open(f"{workdir}/checkpoints", "w").close()
+    check(run, state)
+
+train.epoch.check_finite = block
+console.start(train.main.main)
+"""
+    workdir = tmp_path / "run"
+    arguments = [*tiny_run.ARGUMENTS, "--config.train.steps_per_call=1", "--workdir", str(workdir)]
+    ended = subprocess.run(
+        [sys.executable, "-c", driver, *arguments],
+        capture_output=True,
+        text=True,
+        env=compiling.environment(),
+        timeout=300,
+    )
+    assert ended.returncode == 1, ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: checkpoint 8 in {workdir}/checkpoints cannot be written: ")
+    (workdir / "checkpoints").unlink()
+    (workdir / "aside").rename(workdir / "checkpoints")
+    ended = subprocess.run(
+        [sys.executable, "-m", "train.main", *arguments],
+        capture_output=True,
+        text=True,
+        env=compiling.environment(),
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (workdir / "summary.json").exists()
