@@ -475,12 +475,14 @@ class Config:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: Any) -> Self:
         """The inverse of `to_dict`; fields that are absent keep their defaults.
 
         Raises:
           ConfigError: a field is unknown or has a value that is not allowed.
         """
+        if not isinstance(values, dict):
+            raise ConfigError(f"{values!r}: must be a group of fields")
         config = cls()
         for name, value in values.items():
             check_name(name)

@@ -586,10 +586,11 @@ def test_a_workdir_that_is_a_link_to_itself(refused, tmp_path):
     [
         (lambda proven: proven["record"]["dataset"].pop("mean"), "describes no images"),
         (lambda proven: proven["record"]["dataset"].update(class_names=[3]), "describes no images"),
+        (lambda proven: proven["record"].update(config={"model": 3}), "model=3"),
         (lambda proven: proven["leaves"].update(x=3), "digests"),
         (lambda proven: proven["record"]["history"][0].update(seconds="x"), "no history"),
     ],
-    ids=["no mean", "class 3", "leaf", "seconds"],
+    ids=["no mean", "class 3", "config", "leaf", "seconds"],
 )
 def test_a_record_with_right_sums_that_cannot_be_so(refused, workdir, tmp_path, change, culprit):
     """The sums show damage, not who wrote the files."""
