@@ -115,6 +115,8 @@ def write(path: WorkdirPath, content: bytes) -> None:
                 file.write(content)
             temporary.replace(path)
         except OSError as error:  # one of a full disk names no file
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise OSError(error.errno, error.strerror, str(path)) from error
         return
     with _told(TrainingError, path, "cannot be written"):

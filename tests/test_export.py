@@ -209,9 +209,23 @@ def test_a_folder_in_use_is_refused_and_stays(workdir, exported, tmp_path):
     assert (tmp_path / "file").read_text() == "precious"
 
 
-def test_a_damaged_summary_is_told(workdir, tmp_path):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "3",
+        '{"wall_seconds": 1}',
+        '{"wall_seconds": "1", "device": {"kind": "cpu"}, "versions": {}}',
+        '{"wall_seconds": 1' + "0" * 400 + ', "device": {"kind": "cpu"}, "versions": {}}',
+        '{"wall_seconds": 1, "device": {"kind": 1}, "versions": {}}',
+        '{"wall_seconds": 1, "device": {"kind": "cpu"}, "versions": []}',
+        "[" * 100_000,
+    ],
+    ids=["torn", "number", "seconds alone", "time", "long time", "device", "versions", "deep"],
+)
+def test_a_damaged_summary_is_told(workdir, tmp_path, text):
     broken = shutil.copytree(workdir, tmp_path / "broken")
-    (broken / "summary.json").write_text("{")
+    (broken / "summary.json").write_text(text)
     with pytest.raises(UserError, match=r"summary\.json: not a summary of a run"):
         train.export.main(["--workdir", str(broken), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()

@@ -28,7 +28,7 @@ from train import console
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-NASTY = "<script>&lt;"  # a folder's name
+NASTY = "<script>&lt;\x1b\u202e"  # a folder's name
 
 
 # Figures from predictions
@@ -270,6 +270,9 @@ def test_any_name_and_any_number_of_classes(groups):
     matrix = np.eye(100, dtype=int)
     assert figures.confusion(matrix, names).keys() == figures.THEMES.keys()
     assert figures.recalls(groups, names, np.zeros((2, 100))).keys() == figures.THEMES.keys()
+    for hostile, shown in (("a\nb\x1b", r"a\nb\x1b"), ("x" * 10**4, "x" * figures.MAX_LETTERS)):
+        drawn = [figures.confusion(np.eye(2, dtype=int), [each, "b"]) for each in (hostile, shown)]
+        assert drawn[0] == drawn[1]
     thousand = np.eye(1000, dtype=int)
     assert figures.confusion(thousand, ["a"] * 1000) == figures.confusion(thousand, ["b"] * 1000)
 
@@ -328,7 +331,8 @@ def test_the_page_says_what_is_best_and_on_what_terms(text):
 
 def test_names_are_text(text):
     assert "<script" not in text
-    assert "&lt;script&gt;&amp;lt;" in text
+    assert "&lt;script&gt;&amp;lt;\\x1b\\u202e" in text
+    assert not set("\x1b\u202e") & set(text)
     assert "http://" not in text
     assert "https://" not in text
 

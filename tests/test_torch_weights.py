@@ -1,12 +1,14 @@
 """Weights from PyTorch and back: the same tensors to the bit, the same logits, clear refusals."""
 
 import dataclasses
+import errno
 import io
 import json
 import os
 import pickle
 import sys
 import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -351,6 +353,28 @@ def test_what_the_programs_refuse(tmp_path):
             export_torch.main(
                 ["--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "no" / out)]
             )
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+def test_what_cannot_be_written_leaves_things_as_they_were(tmp_path, name, monkeypatch):
+    """What is no file is refused before a network is loaded, and a full disk leaves no half."""
+    os.mkfifo(tmp_path / "pipe")
+    for out in (tmp_path, tmp_path / "pipe", tmp_path / "pipe" / name, tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match="cannot be written"):
+            export_torch.main([f"--workdir={tmp_path / 'none'}", f"--out={out}"])
+    assert (tmp_path / "pipe").is_fifo()
+
+    class Full(io.FileIO):
+        def write(self, content):
+            super().write(content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / name).write_text("precious")
+    monkeypatch.setattr(Path, "open", lambda path, mode: Full(path, mode))
+    with pytest.raises(UserError, match=r"cannot be written: .*No space"):
+        export_torch.write(tmp_path / name, {"x": np.zeros(1000)}, {})
+    assert (tmp_path / name).read_bytes() == b"precious"
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", name}
 
 
 def test_an_imported_network_sees_what_torchvision_shows_its_own(tmp_path):

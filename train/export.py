@@ -4,6 +4,7 @@ What the folder holds: `googlenet_jax.export`.
 """
 
 import datetime
+import math
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +78,17 @@ def training_environment(workdir: WorkdirPath) -> dict[str, Any]:
         summary = store.read_json(path)
         if "wall_seconds" not in summary:  # imported weights
             return {}
-        return {name: summary[name] for name in ("wall_seconds", "device", "versions")}
+        seconds, device, versions = (summary[n] for n in ("wall_seconds", "device", "versions"))
+        if not (
+            math.isfinite(seconds)
+            and isinstance(device["kind"], str)
+            and isinstance(versions, dict)
+        ):
+            raise ValueError("time, device or versions are none")
+        return {"wall_seconds": seconds, "device": device, "versions": versions}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, OverflowError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a summary of a run: {error!r}") from error
 
 

@@ -5,6 +5,7 @@ The names are those of the article's code, whose checkpoint is {"net": ..., "acc
 that ends in .safetensors holds the state dict alone, and needs no PyTorch.
 """
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def main(argv: list[str]) -> None:
         "--out", type=console.local_path, required=True, help=".pth or .safetensors"
     )
     arguments = parser.parse_args(argv)
+    check_file(arguments.out)
 
     from googlenet_jax import load
     from googlenet_jax.interop import torch_weights
@@ -51,6 +53,21 @@ def _beside(record: Any) -> dict[str, Any]:
     return {"acc": 100 * evaluated[-1]["test_accuracy"], "epoch": evaluated[-1]["epoch"] - 1}
 
 
+def check_file(path: Path) -> None:
+    """Checks, before a network is loaded, that a file can be put in a place.
+
+    Raises:
+      UserError: its folder is not there, or something is in the way.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"--out={path}: cannot be written: it is there, and no regular file")
+        if not path.parent.is_dir():
+            raise UserError(f"--out={path}: cannot be written: there is no folder {path.parent}")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f"--out={path}: cannot be written: {error}") from error
+
+
 def write(path: Path, tensors: dict[str, Any], beside: dict[str, Any]) -> None:
     """Writes a state dict, and in PyTorch's own format what stands beside it.
 
@@ -61,17 +78,20 @@ def write(path: Path, tensors: dict[str, Any], beside: dict[str, Any]) -> None:
         if path.suffix == ".safetensors":
             import safetensors.numpy
 
-            safetensors.numpy.save_file(tensors, path)
-            return
-        import torch
+            content = safetensors.numpy.save(tensors)
+        else:
+            import torch
 
-        net = {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}
-        torch.save({"net": net, **beside}, path)
+            net = {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}
+            file = io.BytesIO()
+            torch.save({"net": net, **beside}, file)
+            content = file.getvalue()
+        store.write(path, content)
     except ImportError as error:
         raise UserError(
             f"--out={path}: needs PyTorch (pip install torch), or .safetensors"
         ) from error
-    except Exception as error:  # each library has its own for a folder that is not there
+    except OSError as error:
         raise UserError(f"--out={path}: cannot be written: {error}") from error
 
 

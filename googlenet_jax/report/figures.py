@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
 from PIL import Image
 
+from googlenet_jax.errors import printable
 from googlenet_jax.report.diagnostics import BINS, Calibration
 from googlenet_jax.report.runs import Group
 
@@ -26,6 +27,7 @@ STYLES = {"train": ":", "valid": "--", "test": "-"}
 MARKERS = "osD^vPX"
 DPI = 144
 MAX_LABELLED = 20  # classes; beyond it the numbers between them cannot be read
+MAX_LETTERS = 40  # of a name
 MAX_NAMED = 200  # classes; beyond it their names cannot be read either
 
 
@@ -137,7 +139,7 @@ def recalls(
         places = np.arange(len(worst))
         for i in reversed(range(len(groups))):
             axes.plot(recall[i][worst], places, color=f"C{i}", marker=_marker(i), ls="none", ms=8)
-        axes.set_yticks(places, [class_names[c] for c in worst])
+        axes.set_yticks(places, [_short(class_names[c]) for c in worst])
         axes.set(xlim=(-0.02, 1.02), xlabel="recall")
         axes.invert_yaxis()
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -165,8 +167,9 @@ def confusion(
             axes.set(xlabel="guess", ylabel="truth")
             ticks = np.arange(len(matrix))
             size = 10 if is_small else 500 / len(matrix) / 1.1
-            axes.set_xticks(ticks, class_names, rotation=90, fontsize=size)
-            axes.set_yticks(ticks, class_names, fontsize=size)
+            names = [_short(name) for name in class_names]
+            axes.set_xticks(ticks, names, rotation=90, fontsize=size)
+            axes.set_yticks(ticks, names, fontsize=size)
         else:
             axes.set(xlabel="guess, by number of the class", ylabel="truth")
         for truth, guess in np.argwhere(matrix) if is_small else ():
@@ -242,6 +245,11 @@ def _points(group: Group, name: str) -> list[tuple[list[int], list[float]]]:
     return found
 
 
+def _short(name: str) -> str:
+    """A name from a file, in one line that leaves room for the picture."""
+    return printable(name)[:MAX_LETTERS]
+
+
 def _marker(index: int) -> str:
     # Groups whose lines meet, or whose colours look alike to somebody, still differ.
     return MARKERS[index % len(MARKERS)]
@@ -251,7 +259,7 @@ def _legend(figure: Figure, groups: Sequence[Group]) -> None:
     # The number first: matplotlib leaves out a label that begins with an underscore.
     seeds = [f" ({len(group.runs)} seeds)" if group.runs[1:] else "" for group in groups]
     handles = [
-        Line2D([], [], color=f"C{i}", marker=_marker(i), label=f"{i + 1} {group.name[:40]}{n}")
+        Line2D([], [], color=f"C{i}", marker=_marker(i), label=f"{i + 1} {_short(group.name)}{n}")
         for i, (group, n) in enumerate(zip(groups, seeds, strict=True))
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(2, len(groups)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from googlenet_jax import __version__
-from googlenet_jax.errors import UserError
+from googlenet_jax.errors import UserError, printable
 from googlenet_jax.report import figures, published
 from googlenet_jax.report.diagnostics import MISTAKES, Diagnosis, Predictions, predict
 from googlenet_jax.report.runs import (
@@ -148,6 +148,8 @@ def build(workdirs: Sequence[WorkdirPath], data_path: str) -> Report:
         has_norms="norms-light.png" in pictures,
         uri=lambda name: "data:image/png;base64," + base64.b64encode(pictures[name]).decode(),
     )
+    # Jinja has escaped what would be HTML, but not what turns a line around or is not to be seen.
+    text = "\n".join(line if line.isprintable() else printable(line) for line in text.split("\n"))
     verdict = f"best: {groups[0].name}, {describe(groups[0], deciding)}"
     return Report({PAGE: text.encode(), **pictures}, verdict)
 
