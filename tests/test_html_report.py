@@ -327,6 +327,7 @@ def test_the_page_says_what_is_best_and_on_what_terms(text):
     assert "30.00 points" in plain
     assert "optimizer.learning_rate=0.05" in plain
     assert "Beside published figures" not in plain  # those are CIFAR-10's
+    assert "Warnings" not in plain
 
 
 def test_names_are_text(text):
@@ -349,11 +350,13 @@ def test_published_figures_stand_beside_cifar10(source, workdirs, monkeypatch, t
     """With the class names of CIFAR-10's namesake: the page asks for the data set's name alone."""
     run = runs.read_run(workdirs[0], "run")
     info = DatasetInfo.from_dict({**run.info.to_dict(), "name": "cifar10"})
-    fake = runs.Run("run", run.workdir, run.config, run.history, info, run.provenance, "")
+    values = (run.workdir, run.config, run.history, info, run.provenance)
+    fake = runs.Run("run", *values, device="", warnings=("spike <b>",))
     monkeypatch.setattr(page, "read_groups", lambda _: [runs.Group([fake], 5)])
     found = page.build([workdirs[0]], "").files["index.html"].decode()
     assert "Beside published figures" in found
     assert "95.16 %" in found
+    assert "<li><strong>run</strong>: spike &lt;b&gt;</li>" in found
 
 
 # Wrong input

@@ -42,6 +42,7 @@ class Run:
       info: of its images and classes.
       provenance: of its data.
       device: its kind; empty before the run has ended.
+      warnings: of its epochs, see `report.health`.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Run:
     info: DatasetInfo
     provenance: dict[str, Any]
     device: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def best(self) -> dict[str, Any]:
@@ -177,6 +179,7 @@ def read_run(workdir: WorkdirPath, name: str) -> Run:
     try:
         best_entry(newest.history)
         float(sum(entry["seconds"] for entry in newest.history))
+        warnings = tuple(map(str, newest.warnings.values()))
     except IndexError:
         raise CheckpointError(f"{workdir}: no epoch has been evaluated") from None
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -186,7 +189,7 @@ def read_run(workdir: WorkdirPath, name: str) -> Run:
     except (OSError, ValueError, KeyError, TypeError):
         device = ""
     info = read_info(workdir, record)
-    return Run(name, workdir, config, newest.history, info, record.provenance, device)
+    return Run(name, workdir, config, newest.history, info, record.provenance, device, warnings)
 
 
 def check_comparable(first: Run, second: Run) -> None:
