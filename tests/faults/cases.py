@@ -1,0 +1,227 @@
+"""What may befall a run, an export and a report: each case follows from its seed."""
+
+import dataclasses
+import json
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.faults import lives
+from tests.faults.lives import Ended, live
+
+KILLS = {
+    "a run is killed at a moment": 3,
+    "a run is killed at a change of a file": 4,
+    "a run is killed three times": 2,
+    "an export is killed": 1,
+    "a report is killed": 1,
+}
+FAULTS = {
+    "SIGTERM": 2,
+    "SIGINT": 2,
+    "SIGTERM twice": 1,
+    "SIGINT twice": 1,
+    "SIGSTOP, SIGCONT": 1,
+    "ENOSPC": 2,
+    "EIO": 2,
+    "EACCES": 2,
+    "files may not grow": 1,
+    "a file is truncated": 2,
+    "a bit of a file is flipped": 2,
+    "a file is deleted": 2,
+    "a folder is half removed": 1,
+    "an export is damaged": 2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """What nothing has disturbed.
+
+    Attributes:
+      folder: with a finished run ("run") and an export of it ("export").
+      result: of the run.
+      seconds: that the programs live, by name.
+      changes: of files that they make, by name.
+    """
+
+    folder: Path
+    result: str
+    seconds: dict[str, float]
+    changes: dict[str, int]
+
+
+def make_base(folder: Path) -> Base:
+    """Runs everything once; the second time, as the first one fills the cache of programs."""
+    note = folder / "changes"
+    seconds, changes = {}, {}
+    for _ in range(2):
+        for name in ("run", "export", "report"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for program, arguments, changed in _programs(folder):
+            note.unlink(missing_ok=True)
+            count = lives.count_changes(folder / changed, note)
+            ended = live(program, arguments, folder, count)
+            if ended.status or ended.errors:
+                raise SystemExit(f"undisturbed, {program} ends with {ended.status}: {ended.errors}")
+            seconds[program], changes[program] = ended.seconds, note.stat().st_size
+    values = {"seconds": seconds, "changes": changes, "result": lives.result(folder / "run")}
+    (folder / "base.json").write_text(json.dumps(values))
+    return Base(folder, **values)
+
+
+def _programs(folder: Path) -> list[tuple[str, list[str], str]]:
+    run, export, report = (str(folder / name) for name in ("run", "export", "report"))
+    return [
+        ("train.main", [*lives.TRAIN, "--workdir", run], "run"),
+        ("train.export", ["--workdir", run, "--out", export], ""),
+        ("train.report", [run, "--out", report], ""),
+    ]
+
+
+def choose(kinds: dict[str, int], rng: random.Random) -> str:
+    """A kind, each as often as its share says."""
+    return rng.choices([*kinds], [*kinds.values()])[0]
+
+
+def run_case(kind: str, rng: random.Random, base: Base, folder: Path) -> str:
+    """What came of one case: "equal", "refused, untouched", or what is wrong."""
+    if kind in ("an export is killed", "a report is killed"):
+        return _kill_other(kind.split()[1], rng, base, folder)
+    if kind == "an export is damaged":
+        return _damage_export(rng, base, folder)
+    workdir = folder / "run"
+    again = ("train.main", [*lives.TRAIN, "--workdir", str(workdir)], folder)
+    damage = DAMAGES.get(kind)
+    if damage:
+        if rng.random() < 0.5:  # a finished run, or one that is not
+            shutil.copytree(base.folder / "run", workdir)
+        else:
+            live(*again, _kill_at(rng, base, workdir))
+        if not workdir.exists():
+            workdir.mkdir()
+        damage(rng, workdir)
+    else:
+        for first in _disturbed(kind, rng, base, workdir, again):
+            if unsound := first.unsound():
+                return unsound
+    before = lives.contents(workdir) if workdir.exists() else ""
+    ended = live(*again)
+    if unsound := ended.unsound():
+        return unsound
+    if ended.status == 2 and damage:
+        return "refused, untouched" if lives.contents(workdir) == before else "refused, touched"
+    if ended.status:
+        return f"exit {ended.status}: {ended.errors[:300]}"
+    found = lives.result(workdir, are_all_whole=not damage)
+    return "equal" if found == base.result else f"another result: {found[:200]}"
+
+
+def _kill_at(rng: random.Random, base: Base, workdir: Path) -> Callable[[], None]:
+    number = rng.randint(1, base.changes["train.main"])
+    return lives.die_at(number, workdir)
+
+
+def _disturbed(kind: str, rng: random.Random, base: Base, workdir: Path, again: Any) -> list[Ended]:
+    """The lives that the kind of case disturbs."""
+    seconds = base.seconds["train.main"]
+    if kind == "a run is killed at a moment":
+        return [live(*again, meddle=lives.send(rng, seconds, signal.SIGKILL))]
+    if kind == "a run is killed at a change of a file":
+        return [live(*again, _kill_at(rng, base, workdir))]
+    if kind == "a run is killed three times":
+        return [live(*again, _kill_at(rng, base, workdir)) for _ in range(3)]
+    if kind.startswith("SIG"):
+        names = kind.replace(" twice", "").split(", ")
+        signals = [signal.Signals[name] for name in names] * (1 + kind.endswith("twice"))
+        return [live(*again, meddle=lives.send(rng, seconds, *signals))]
+    if kind == "files may not grow":
+        size = round(10 ** rng.uniform(1, 5))
+        return [live(*again, lambda: lives.limit_files(size))]
+    number = rng.randint(1, base.changes["train.main"])
+    return [live(*again, lives.refuse_at(number, workdir, lives.ERRORS[kind]))]
+
+
+def _kill_other(name: str, rng: random.Random, base: Base, folder: Path) -> str:
+    """An export or a report that is killed is made by the same command, or is there as a whole."""
+    program, out = f"train.{name}", folder / name
+    source = str(base.folder / "run")
+    arguments = [*(["--workdir", source] if name == "export" else [source]), "--out", str(out)]
+    number = rng.randint(1, base.changes[program] + 1)
+    first = live(program, arguments, folder, lives.die_at(number, folder))
+    if unsound := first.unsound():
+        return unsound
+    if not (out.exists() and name == "export"):
+        ended = live(program, arguments, folder)
+        if ended.status or ended.errors:
+            return f"exit {ended.status}: {ended.errors[:300]}"
+    if name == "report":
+        return "equal" if (out / "index.html").exists() else "no page"
+    same = all(
+        (out / file).read_bytes() == (base.folder / "export" / file).read_bytes()
+        for file in ("model.safetensors", "model.jaxexport")
+    )
+    return "equal" if same and (out / "config.json").exists() else "ANOTHER RESULT"
+
+
+def _damage_export(rng: random.Random, base: Base, folder: Path) -> str:
+    """What reads it refuses it, unless what is damaged is for people."""
+    shutil.copytree(base.folder / "export", folder / "export")
+    damage = rng.choice([*DAMAGES.values()][:3])
+    name = damage(rng, folder / "export")
+    before = lives.contents(folder / "export")
+    samples = Path("googlenet_jax/pretrained/digits/samples/3.png")
+    ended = live("train.predict", ["--model", str(folder / "export"), str(samples)], folder)
+    if unsound := ended.unsound():
+        return unsound
+    if lives.contents(folder / "export") != before:
+        return "touched"
+    if ended.status == 2:
+        return "refused, untouched"
+    is_whole = name == "README.md" or not (folder / "export" / name).exists()
+    return "equal" if ended.status == 0 and is_whole else f"{name}: read with exit {ended.status}"
+
+
+def _some_file(rng: random.Random, folder: Path) -> Path | None:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"]
+    return rng.choice(files) if files else None
+
+
+def _truncate(rng: random.Random, folder: Path) -> str:
+    if path := _some_file(rng, folder):
+        content = path.read_bytes()
+        path.write_bytes(content[: rng.randrange(len(content) + 1)])
+    return path.name if path else ""
+
+
+def _flip(rng: random.Random, folder: Path) -> str:
+    if (path := _some_file(rng, folder)) and (content := bytearray(path.read_bytes())):
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+    return path.name if path else ""
+
+
+def _delete(rng: random.Random, folder: Path) -> str:
+    if path := _some_file(rng, folder):
+        path.unlink()
+    return path.name if path else ""
+
+
+def _half_remove(rng: random.Random, folder: Path) -> str:
+    places = [path for path in sorted(folder.rglob("*")) if path.is_dir()] or [folder]
+    chosen = rng.choice(places)
+    for path in sorted(chosen.rglob("*"), reverse=True):
+        if path.is_file() and rng.random() < 0.5:
+            path.unlink()
+    return chosen.name
+
+
+DAMAGES = {
+    "a file is truncated": _truncate,
+    "a bit of a file is flipped": _flip,
+    "a file is deleted": _delete,
+    "a folder is half removed": _half_remove,
+}
