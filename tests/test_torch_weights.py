@@ -360,8 +360,9 @@ def test_what_cannot_be_written_leaves_things_as_they_were(tmp_path, name, monke
     """What is no file is refused before a network is loaded, and a full disk leaves no half."""
     os.mkfifo(tmp_path / "pipe")
     for out in (tmp_path, tmp_path / "pipe", tmp_path / "pipe" / name, tmp_path / ("x" * 300)):
-        with pytest.raises(UserError, match="cannot be written"):
+        with pytest.raises(UserError, match="cannot be written") as caught:
             export_torch.main([f"--workdir={tmp_path / 'none'}", f"--out={out}"])
+        assert str(caught.value).count("--out") == 1
     assert (tmp_path / "pipe").is_fifo()
 
     class Full(io.FileIO):

@@ -60,12 +60,15 @@ def check_file(path: Path) -> None:
       UserError: its folder is not there, or something is in the way.
     """
     try:
+        reason = ""
         if path.exists() and not path.is_file():
-            raise UserError(f"--out={path}: cannot be written: it is there, and no regular file")
-        if not path.parent.is_dir():
-            raise UserError(f"--out={path}: cannot be written: there is no folder {path.parent}")
+            reason = "it is there, and no regular file"
+        elif not path.parent.is_dir():
+            reason = f"there is no folder {path.parent}"
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UserError(f"--out={path}: cannot be written: {error}") from error
+        reason = str(error)
+    if reason:
+        raise UserError(f"--out={path}: cannot be written: {reason}")
 
 
 def write(path: Path, tensors: dict[str, Any], beside: dict[str, Any]) -> None:
