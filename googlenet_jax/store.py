@@ -32,12 +32,15 @@ def parse(text: str) -> WorkdirPath:
 
 
 def check(folder: WorkdirPath) -> None:
-    """Makes sure that the store of a folder answers; one of this machine always passes.
+    """Makes sure that the store of a folder answers; a folder of this machine has none.
 
     Raises:
-      UserError: a package is not installed, or the store refuses, such as for want of credentials.
+      UserError: the path is neither a store's nor this machine's, a package is not installed, or
+        the store refuses, such as for want of credentials.
     """
     if isinstance(folder, Path):
+        if str(folder).startswith(tuple(scheme.rstrip("/") for scheme in PACKAGES)):
+            raise UserError(f"{folder}: a store's path begins with {' or '.join(PACKAGES)}")
         return
     with _told(UserError, folder, "cannot be reached"), contextlib.suppress(FileNotFoundError):
         files, key = _open(folder)

@@ -172,3 +172,26 @@ console.start(train.main.main)
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert (workdir / "summary.json").exists()
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda", "foo"])
+def test_a_platform_that_is_not_here(platform):
+    """It is named, with what to do; JAX's own error is a page, or nothing at all."""
+    ended = program(
+        "import jax; jax.devices()", env=compiling.environment() | {"JAX_PLATFORMS": platform}
+    )
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: JAX_PLATFORMS={platform}: JAX has no such device here: ")
+
+
+@pytest.mark.parametrize("name", ["main", "evaluate", "predict", "export", "report", "summarize"])
+def test_help_in_any_locale(name):
+    ended = subprocess.run(
+        [sys.executable, "-m", f"train.{name}", "--help"],
+        capture_output=True,
+        env=compiling.environment()
+        | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "COLUMNS": "20"},
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"--help" in ended.stdout

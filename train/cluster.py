@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import os
+import re
+import socket
 import sys
 import traceback
 from collections.abc import Iterator
@@ -13,6 +15,9 @@ from train import console
 
 # A process that JAX's coordinator has not heard of for so long counts as lost, and the run ends.
 HEARTBEAT_SECONDS = 30
+NODES = "SLURM_STEP_NODELIST"
+RANGES = r"\d+(?:[,-]\d+)*"
+NODE_LIST = re.compile(rf"([\w.-]+?)(?:\[(\d+)(?:[,-]\d+)*\])?(?:,[\w.-]+(?:\[{RANGES}\])?)*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +55,43 @@ class Place:
             assert found.num_processes is not None
             assert found.process_id is not None
             host, _, port = found.coordinator.rpartition(":")
-            if not host or not port.isdecimal():
+            if not host or not port.isdecimal() or not 0 < int(port[:6]) < 2**16:
                 raise UserError(f"--coordinator={found.coordinator}: must be HOST:PORT")
+            _check_host(host.strip("[]"), f"--coordinator={found.coordinator}")
             if not 0 <= found.process_id < found.num_processes:
                 raise UserError(
                     f"--process_id={found.process_id}: must be from 0 to below --num_processes="
                     f"{found.num_processes}"
                 )
         return found, others
+
+
+def _check_host(host: str, where: str) -> None:
+    """Refuses a name that nobody knows: JAX would wait minutes for what never answers.
+
+    Raises:
+      UserError: says where it stands.
+    """
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{where}: no such host {host!r}: {error}") from error
+
+
+def _check_slurm() -> None:
+    """Checks what JAX takes from SLURM's variables: the first of the nodes.
+
+    Raises:
+      UserError: their list is none, or nobody knows the node.
+    """
+    nodes = os.environ.get(NODES, "")
+    if "SLURM_JOB_ID" not in os.environ or not nodes:
+        return
+    where = f"{NODES}={nodes}"
+    found = NODE_LIST.fullmatch(nodes)
+    if not found:
+        raise UserError(f"{where}: is no list of nodes; unset SLURM_JOB_ID for a run without SLURM")
+    _check_host(found[1] + (found[2] or ""), where)
 
 
 @contextlib.contextmanager
@@ -73,6 +107,8 @@ def joined(place: Place) -> Iterator[None]:
     """
     import jax
 
+    if not place.coordinator:
+        _check_slurm()
     is_alone = False
     try:
         jax.distributed.initialize(

@@ -93,6 +93,9 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
         if number and getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w", closefd=False))
+        stream = getattr(sys, name)
+        if number and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever the locale knows
 
 
 class _Terminal(io.FileIO):
@@ -160,7 +163,26 @@ def report(error: BaseException) -> int | None:
     elif isinstance(error, OSError) and error.errno in OUTSIDE:
         status = 1
         complain(f"{error.filename or 'output'}: {error.strerror}")
+    elif missing := _missing_devices():
+        status = 2
+        complain(missing)
     return status
+
+
+def _missing_devices() -> str:
+    """Why JAX has no device to compute on; empty if it has, or was not asked for one."""
+    if "jax" not in sys.modules:
+        return ""
+    try:
+        sys.modules["jax"].devices()
+    except Exception as error:  # among them an AssertionError without a word
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        reason = str(error).partition("\n")[0] or "it knows no such platform"
+        return (
+            f"JAX_PLATFORMS={platforms}: JAX has no such device here: {reason}; unset "
+            "JAX_PLATFORMS, or install JAX for that device"
+        )
+    return ""
 
 
 class Parser(argparse.ArgumentParser):

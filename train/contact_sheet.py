@@ -26,6 +26,9 @@ GAP = 2
 
 def main(argv: list[str]) -> None:
     """Writes contact_sheet.png into the working directory."""
+    if {"--help", "-h"} & set(argv):
+        print(f"{__doc__}\n{flags.help_text()}")
+        return
     config, workdir = flags.parse(argv)
     store.check(workdir)
     sheet = contact_sheet(config)

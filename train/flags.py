@@ -20,6 +20,7 @@ from googlenet_jax.config import Config, check_name
 from googlenet_jax.errors import ConfigError, UserError
 from googlenet_jax.store import WorkdirPath
 
+MAX_BYTES = 2**20  # of a config file
 USAGE = """\
 usage: python -m train.main --config CONFIG [--config.FIELD=VALUE ...] [--workdir DIR]
          [--coordinator HOST:PORT --num_processes N --process_id I]
@@ -139,6 +140,8 @@ def apply(config: Config, overrides: list[str], name: str = "") -> tuple[Config,
 def _load(path: Path) -> Config:
     """What a config file's `get_config()` returns."""
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"larger than {MAX_BYTES:,} bytes")
         spec = importlib.util.spec_from_file_location("config", path)
         assert spec is not None
         assert spec.loader is not None

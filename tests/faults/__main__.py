@@ -89,7 +89,10 @@ def work(arguments: argparse.Namespace, out: Path, cases: list[str]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         started = time.monotonic()
-        outcome = run_case(kind, rng, base, folder)
+        try:
+            outcome = run_case(kind, rng, base, folder)
+        except Exception as error:  # what a run leaves cannot be read, for example
+            outcome = f"{type(error).__name__}: {error}"[:300]
         line = {"case": case, "kind": kind, "outcome": outcome}
         line |= {"seconds": round(time.monotonic() - started, 1)}
         if arguments.case:
