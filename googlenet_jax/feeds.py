@@ -7,9 +7,10 @@ device, and one program takes many steps; `Streamed` decodes one batch after the
 import contextlib
 import functools
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
@@ -159,8 +160,9 @@ class Streamed(_Common):
         rows = parallel.rows(batch_size, self._mesh)
         self._batches = self.dataset.training_batches(batch_size, rows, int(state.step))
         self._fetch()
-        if isinstance(self._next, Exception):
-            raise self._next
+        if missing := self._missing(self._next):
+            raise missing
+        assert isinstance(self._next, tuple)
         lowered = step.train_on_batch.lower(
             state,
             *self._next,
@@ -172,14 +174,25 @@ class Streamed(_Common):
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
         """See `Feed`."""
-        if isinstance(self._next, Exception):
-            raise self._next
-        for _ in range(num_steps):
+        for taken in range(num_steps):
+            if missing := self._missing(self._next):
+                if taken:
+                    break  # told when its step is due: what has been trained is not to be lost
+                raise missing
+            assert isinstance(self._next, tuple)
             state = self._program(state, *self._next, self._step_key)
             self._fetch()  # where programs run apart from this thread, this one is at work now
-            if isinstance(self._next, Exception):
-                break  # told when its step is due: what has been trained is not to be lost
         return state
+
+    def _missing(self, found: object) -> DataError | TrainingError | None:
+        """Why there is no batch: in one process, and then in all of them, which agree on it.
+
+        Else the others would wait in a step that this one never takes.
+        """
+        own = found if isinstance(found, DataError | TrainingError) else None
+        if jax.process_count() == 1 or not parallel.total(int(own is not None)):
+            return own
+        return own or DataError("another process of the run cannot read its images")
 
     def _fetch(self) -> None:
         """Gets the next training batch, or the reason why there is none, ready."""
@@ -202,8 +215,7 @@ class Streamed(_Common):
         parts: list[Evaluation] = []
         corrupt, rows = 0, parallel.rows(size, self._mesh)
         with contextlib.closing(self.dataset.evaluation_batches(split, size, rows)) as batches:
-            for batch in batches:
-                self._check(batch, split)
+            while batch := self._next_of(batches, split):
                 corrupt += int((batch.corrupt >= 0).sum())
                 arrays = (batch.images, batch.labels, batch.counts)
                 part = step.evaluate_on_batch(
@@ -217,6 +229,20 @@ class Streamed(_Common):
         seen = int(evaluation.count.sum()) + parallel.total(corrupt)
         assert seen == len(self.dataset.splits[split]), "an image was lost or doubled"
         return evaluation
+
+    def _next_of(self, batches: Iterator[Batch], split: Split) -> Batch | None:
+        """The next batch of an evaluation, checked; None after the last one."""
+        found: Batch | DataError | TrainingError | None
+        try:
+            found = next(batches, None)
+            if found is not None:
+                self._check(found, split)
+        except (DataError, TrainingError) as error:
+            found = error
+        if missing := self._missing(found):
+            raise missing
+        assert not isinstance(found, Exception)
+        return found
 
     def _check(self, batch: Batch, split: Split) -> None:
         """Refuses pictures that cannot be read, or names each of them once."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import compiling
+import jax
 import numpy as np
 import picture_files
 import pytest
@@ -32,6 +33,14 @@ ARGUMENTS = [
     *("--config.train.batch_size=16", "--config.data.max_train_examples=128"),
     *("--config.train.epochs=3", "--config.train.steps_per_call=1"),
     *("--config.checkpoint.every_steps=5", "--config.optimizer.learning_rate=1e-4"),
+]
+
+STREAM = [
+    *ARGUMENTS[2:4],
+    *("--config", "cifar10", "--config.data.name=folder"),
+    *("--config.data.crop_size=8", "--config.data.pad=0", "--config.eval.batch_size=9"),
+    *("--config.train.batch_size=16", "--config.train.epochs=2"),
+    *("--config.optimizer.learning_rate=1e-4", "--config.train.steps_per_call=1"),
 ]
 
 
@@ -199,13 +208,7 @@ def test_a_run_goes_on_with_any_number_of_processes_and_devices(tmp_path):
 def test_a_stream_goes_on_with_another_number_of_processes(tmp_path):
     """In mid-epoch: each process decodes its own rows, and whose they are changes nothing."""
     folder = picture_files.digits_folder(tmp_path / "digits", 70, 41)
-    arguments = [
-        *ARGUMENTS[2:4],
-        *("--config", "cifar10", "--config.data.name=folder", f"--config.data.path={folder}"),
-        *("--config.data.crop_size=8", "--config.data.pad=0", "--config.eval.batch_size=9"),
-        *("--config.train.batch_size=16", "--config.train.epochs=2"),
-        *("--config.optimizer.learning_rate=1e-4", "--config.train.steps_per_call=1"),
-    ]
+    arguments = [*STREAM, f"--config.data.path={folder}"]
     statuses, (text,) = run(Topology(1, 1), tmp_path / "whole", arguments=arguments)
     assert statuses == [0], text
     workdir, last = tmp_path / "moved", killed("SIGTERM", 1)
@@ -218,6 +221,45 @@ def test_a_stream_goes_on_with_another_number_of_processes(tmp_path):
     for line, expected in zip(history(workdir), history(tmp_path / "whole"), strict=True):
         for name in ("train_loss", "train_accuracy", "test_loss", "param_norm"):
             assert line[name] == pytest.approx(expected[name], rel=1e-4), name
+
+
+def test_the_same_command_has_the_same_bits_on_eight_devices(tmp_path):
+    states = []
+    for name in ("first", "second"):
+        short = [*ARGUMENTS, "--config.train.steps=9"]
+        statuses, (text,) = run(Topology(1, 8), tmp_path / name, arguments=short)
+        assert statuses == [0], text
+        states.append(jax.tree.leaves(load_model(tmp_path / name, "latest").state))
+    assert all(map(np.array_equal, *states))
+
+
+def test_ctrl_c_in_one_process_saves_in_all(tmp_path):
+    statuses, texts = run(
+        Topology(2, 1), tmp_path / "run", ["-m", "train.main"], killed("SIGINT", 4)
+    )
+    assert statuses == [143, 143], texts
+    (step,) = re.findall(r"^saving step (\d+)", texts[0], re.MULTILINE)
+    assert step in {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_picture_that_one_process_cannot_read_ends_all_after_a_save(tmp_path, split):
+    folder = picture_files.digits_folder(tmp_path / "digits", 70, 41)
+    arguments = [*STREAM, f"--config.data.path={folder}"]
+    damaged = sorted((folder / split / "3").iterdir())[0]
+    content = damaged.read_bytes()
+    damaged.write_bytes(bytes(len(content)))
+    workdir = tmp_path / "run"
+    statuses, texts = run(Topology(2, 1), workdir, arguments=arguments)
+    assert statuses == [2, 2], texts
+    told = [re.findall("error: .*", text)[-1] for text in texts]
+    assert sum(damaged.name in line for line in told) == 1, told
+    assert "error: another process of the run cannot read its images" in told
+    saved = {int(path.name) for path in (workdir / "checkpoints").iterdir()}
+    damaged.write_bytes(content)
+    statuses, texts = run(Topology(2, 1), workdir, arguments=arguments)
+    assert statuses == [0, 0], texts
+    assert f"at step {max(saved)} of 8" in texts[0]
 
 
 def test_a_process_that_is_killed_ends_the_others(tmp_path):

@@ -118,3 +118,21 @@ def test_the_bounds_are_those_of_the_source():
     for bound, name in rows:
         module, _, constant = name.rpartition(".")
         assert f"{getattr(importlib.import_module(module), constant):,}" == bound, name
+
+
+def test_programs_print_in_one_place():
+    """There names are escaped; the others print what is this project's own."""
+    own = {"contact_sheet.py": 1, "flags.py": 1, "main.py": 1, "summarize.py": 1, "cluster.py": 1}
+    found = {}
+    for path in [*ROOT.glob("googlenet_jax/**/*.py"), *ROOT.glob("train/*.py")]:
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if _is_print(node)]
+        if calls and path.name != "console.py":
+            found[path.name] = len(calls)
+    assert found == own
+
+
+def _is_print(node):
+    if not isinstance(node, ast.Call):
+        return False
+    called = ast.unparse(node.func)
+    return called == "print" or called.endswith(("stdout.write", "stderr.write", "print_exc"))

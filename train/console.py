@@ -229,6 +229,22 @@ class StopRequest:
             for each, handler in previous.items():
                 signal.signal(each, handler)
 
+    @staticmethod
+    @contextlib.contextmanager
+    def pass_on() -> Iterator[None]:
+        """Makes a SIGTERM of the first Ctrl-C, which JAX tells all processes of a run."""
+
+        def send(number: int, frame: FrameType | None) -> None:
+            signal.signal(signal.SIGINT, previous)
+            print("SIGINT: all processes finish a step and save", file=sys.stderr)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        previous = signal.signal(signal.SIGINT, send)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
     def check(self, save: Callable[[], None], steps_done: int) -> None:
         """Saves and ends the program, if a signal came.
 

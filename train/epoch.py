@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 
-import jax
 import optax
 
 from googlenet_jax import parallel
@@ -100,12 +99,14 @@ def train_epoch(
 
 @contextlib.contextmanager
 def saved_if_data_fail(save: Callable[[], None]) -> Iterator[None]:
-    """Saves what has been trained before images that cannot be had end the run."""
+    """Saves what has been trained before images that cannot be read end the run.
+
+    Of many processes all get here, at one step: see `feeds.Streamed`.
+    """
     try:
         yield
     except (DataError, TrainingError):
-        if jax.process_count() == 1:  # the other processes would have to save with this one
-            save()
+        save()
         raise
 
 

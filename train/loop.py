@@ -61,9 +61,11 @@ def train_and_evaluate(
     parallel.check_batch_size(config.train.batch_size, mesh)
     parallel.check_same("config", json.dumps(config.to_dict()))
     # Among many processes SIGTERM is JAX's to hear, see `Checkpoints.preempted`.
-    signals = [] if jax.distributed.is_initialized() else [signal.SIGTERM, signal.SIGINT]
+    is_alone = not jax.distributed.is_initialized()
+    signals = [signal.SIGTERM, signal.SIGINT] if is_alone else []
     with (
         contextlib.ExitStack() as stack,
+        contextlib.nullcontext() if is_alone else StopRequest.pass_on(),
         reports(workdir) as folder,
         StopRequest.listen(signals) as stop,
     ):
