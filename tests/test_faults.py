@@ -23,7 +23,8 @@ def test_a_few_kills_and_faults(tmp_path):
 
 def test_a_result_that_differs_is_wrong(tmp_path):
     """What the table is made of: else a harness that sees nothing would pass."""
-    line = {"case": "kill-0", "kind": "SIGTERM", "outcome": "another result: x", "seconds": 1}
+    line = {"case": "kill-0", "kind": "SIGTERM", "outcome": "another result: x"}
+    line |= {"seconds": 1, "seed": 0}
     (tmp_path / "cases-0.jsonl").write_text(json.dumps(line) + "\n")
     command = [sys.executable, "-m", "tests.faults", "--table", "--out", str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

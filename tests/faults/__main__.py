@@ -37,6 +37,8 @@ def main() -> None:
     out = arguments.out.absolute()
     cases = [f"kill-{i}" for i in range(arguments.kills)]
     cases += [f"fault-{i}" for i in range(arguments.faults)]
+    if arguments.case:
+        os.environ.update(environment(out))  # before JAX is imported
     if arguments.worker is not None or arguments.case:
         work(arguments, out, [arguments.case] if arguments.case else cases)
         return
@@ -79,7 +81,7 @@ def work(arguments: argparse.Namespace, out: Path, cases: list[str]) -> None:
         make_base(base_folder)
         return
     base = Base(base_folder, **json.loads((base_folder / "base.json").read_text()))
-    done = {line["case"] for line in lines(out)}
+    done = {line["case"] for line in lines(out) if line["seed"] == arguments.seed}
     if not arguments.case:
         cases = [case for case in cases[arguments.worker :: arguments.jobs] if case not in done]
     for case in cases:
@@ -93,21 +95,29 @@ def work(arguments: argparse.Namespace, out: Path, cases: list[str]) -> None:
             outcome = run_case(kind, rng, base, folder)
         except Exception as error:  # what a run leaves cannot be read, for example
             outcome = f"{type(error).__name__}: {error}"[:300]
-        line = {"case": case, "kind": kind, "outcome": outcome}
+        line = {"case": case, "kind": kind, "outcome": outcome, "seed": arguments.seed}
         line |= {"seconds": round(time.monotonic() - started, 1)}
         if arguments.case:
             print(json.dumps(line))
             return
-        with (out / f"cases-{arguments.worker}.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append(out / f"cases-{arguments.worker}.jsonl", line)
         if outcome in RIGHT:
             shutil.rmtree(folder)
+
+
+def append(path: Path, line: dict) -> None:
+    """Adds a line; one that an earlier process could not end is cut off."""
+    before = path.read_text() if path.exists() else ""
+    path.write_text(before[: before.rfind("\n") + 1] + json.dumps(line) + "\n")
 
 
 def lines(out: Path) -> list[dict]:
     """The cases that have ended."""
     files = sorted(out.glob("cases-*.jsonl"))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    whole = [
+        line for file in files for line in file.read_text().splitlines(True) if line[-1] == "\n"
+    ]
+    return [json.loads(line) for line in whole]
 
 
 def report(out: Path) -> int:
@@ -122,7 +132,7 @@ def report(out: Path) -> int:
         print(f"| {kind} | {total} | {row[0]} | {row[1]} | {total - sum(row)} |")
     wrong = [line for line in found if line["outcome"] not in RIGHT]
     seconds = sum(line["seconds"] for line in found)
-    print(f"\n{len(found)} cases, {len(wrong)} wrong, {seconds / 60:.0f} minutes of processes")
+    print(f"\n{len(found)} cases, {len(wrong)} wrong, {seconds / 60:.0f} minutes, added up")
     for line in wrong:
         print(f"{line['case']}: {line['kind']}: {line['outcome']}")
     return 1 if wrong else 0

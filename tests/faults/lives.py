@@ -149,7 +149,11 @@ def at_changes(folder: Path, act: Callable[[int], None]) -> Callable[[], None]:
             return
         if event == "open" and not (values[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return
-        if not os.fsdecode(values[0]).startswith(str(folder)):
+        path = os.fsdecode(values[0])
+        if event != "open" and isinstance(values[-1], int) and values[-1] >= 0:
+            # Within shutil.rmtree: a name in a folder that is open.
+            path = os.path.join(os.readlink(f"/proc/self/fd/{values[-1]}"), path)
+        if not path.startswith(str(folder)):
             return
         count += 1
         act(count)
