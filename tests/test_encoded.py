@@ -234,7 +234,7 @@ def test_truncated_parquet(parquet):
 
 def test_parquet_without_pyarrow(parquet, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"pip install 'googlenet-jax\[parquet\]'"):
+    with pytest.raises(DataError, match="pip install pyarrow"):
         load_set(parquet)
 
 

@@ -57,7 +57,6 @@ class Place:
             host, _, port = found.coordinator.rpartition(":")
             if not host or not port.isdecimal() or not 0 < int(port[:6]) < 2**16:
                 raise UserError(f"--coordinator={found.coordinator}: must be HOST:PORT")
-            _check_host(host.strip("[]"), f"--coordinator={found.coordinator}")
             if not 0 <= found.process_id < found.num_processes:
                 raise UserError(
                     f"--process_id={found.process_id}: must be from 0 to below --num_processes="
@@ -66,20 +65,11 @@ class Place:
         return found, others
 
 
-def _check_host(host: str, where: str) -> None:
-    """Refuses a name that nobody knows: JAX would wait minutes for what never answers.
-
-    Raises:
-      UserError: says where it stands.
-    """
-    try:
-        socket.getaddrinfo(host, None)
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{where}: no such host {host!r}: {error}") from error
-
-
 def _check_slurm() -> None:
-    """Checks what JAX takes from SLURM's variables: the first of the nodes.
+    """Checks what JAX takes from SLURM's variables, the first of the nodes.
+
+    JAX would wait minutes for a node that nobody knows. Elsewhere, as in Kubernetes, that is right:
+    there a name may become known later.
 
     Raises:
       UserError: their list is none, or nobody knows the node.
@@ -91,7 +81,11 @@ def _check_slurm() -> None:
     found = NODE_LIST.fullmatch(nodes)
     if not found:
         raise UserError(f"{where}: is no list of nodes; unset SLURM_JOB_ID for a run without SLURM")
-    _check_host(found[1] + (found[2] or ""), where)
+    host = found[1] + (found[2] or "")
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{where}: no such host {host!r}: {error}") from error
 
 
 @contextlib.contextmanager
