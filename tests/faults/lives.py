@@ -71,8 +71,9 @@ class Ended:
         lines = [line for line in self.errors.splitlines() if not line.startswith(own)]
         if lines:
             return f"stderr: {lines[0][:200]}"
-        if self.status in (1, 2) and self.errors.count("error: ") != 1:
-            return f"exit {self.status} with {self.errors.count('error: ')} lines"
+        told = sum(line.startswith("error: ") for line in self.errors.splitlines())
+        if self.status in (1, 2) and told != 1:
+            return f"exit {self.status} with {told} lines"
         return ""
 
 
