@@ -50,6 +50,30 @@ def test_a_defect_keeps_its_traceback():
     assert "Traceback" in ended.stderr
 
 
+@pytest.mark.parametrize(("reason", "told"), [("Event loop is closed", 0), ("a defect", 1)])
+def test_what_is_left_of_a_read_that_failed_is_not_told(reason, told):
+    """As of Orbax's, whose error has been told: a read that is dropped, a loop that is gone."""
+    body = f"""
+class Callback:
+    def __del__(self):
+        raise RuntimeError({reason!r})
+
+async def read():
+    try:
+        await asyncio.Future(loop=asyncio.new_event_loop())
+    finally:
+        raise OSError("half read")
+
+reading = read()
+reading.send(None)
+del reading
+Callback()
+"""
+    ended = program("import asyncio" + body)
+    assert ended.returncode == 0
+    assert ended.stderr.count("Traceback") == told, ended.stderr
+
+
 @pytest.mark.parametrize("redirect", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_done_without(tmp_path, redirect):
     """And no file gets their number, and what is printed."""

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import inspect
 import io
 import logging
 import os
@@ -36,7 +37,7 @@ def start(main: Callable[[list[str]], None]) -> None:
     them, or they would ask for more work when there is none to be had and print a traceback.
     """
     _open_standard_streams()
-    threading.excepthook, sys.unraisablehook = _tell_of_thread, _obey_lost_interrupt
+    threading.excepthook, sys.unraisablehook = _tell_of_thread, take_lost
     try:
         run(main)
         return
@@ -124,11 +125,16 @@ def outlive_terminal() -> None:
             setattr(sys, name, lasting)
 
 
-def _obey_lost_interrupt(lost: Any) -> None:
-    """Ends the process where Ctrl-C came in a destructor or a callback, which raise nothing."""
+def take_lost(lost: Any) -> None:
+    """Takes what a destructor or a callback raises, which nobody can catch.
+
+    Ctrl-C ends the process. When one of Orbax's reads or writes has failed, the others are
+    dropped half done, and TensorStore reports them to an event loop that is gone: no news.
+    """
     if isinstance(lost.exc_value, KeyboardInterrupt):
         os._exit(128 + signal.SIGINT)
-    sys.__unraisablehook__(lost)
+    if not inspect.iscoroutine(lost.object) and str(lost.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(lost)
 
 
 def _tell_of_thread(caught: threading.ExceptHookArgs) -> None:
@@ -141,7 +147,9 @@ def _tell_of_thread(caught: threading.ExceptHookArgs) -> None:
 def mute_libraries() -> None:
     """Keeps libraries' remarks about what they then raise from standing between our own lines."""
     warnings.filterwarnings("ignore", module="PIL")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+    for library in ("PIL", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax, in its threads, and TFDS
 
 

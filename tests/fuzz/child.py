@@ -184,6 +184,7 @@ def main(name: str, out: Path, seed: int) -> None:
         for stream in (1, 2):
             os.dup2(printed.fileno(), stream)
         console.mute_libraries()
+        sys.unraisablehook = console.take_lost
         sys.addaudithook(watch)
         sys.meta_path.insert(0, Importer())  # type: ignore[arg-type]
         try:
