@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from googlenet_jax import ops
 from googlenet_jax.config import ModelConfig
 from googlenet_jax.errors import ConfigError
 from googlenet_jax.models.layers import (
@@ -25,6 +26,7 @@ from googlenet_jax.models.layers import (
     MaxPool,
     Unit,
     apply_together,
+    call,
     resize,
     scaled,
 )
@@ -79,16 +81,18 @@ class Inception(nnx.Module):
 
     def __call__(self, x: Images, train: bool) -> Features:
         """The four branches' channels, in the paper's order."""
-        conv1x1, reduced3x3, reduced5x5 = apply_together(
-            [self.conv1x1, self.reduce3x3, self.reduce5x5], x, train
-        )
+        with jax.named_scope("reduce"):
+            conv1x1, reduced3x3, reduced5x5 = apply_together(
+                [self.conv1x1, self.reduce3x3, self.reduce5x5], x, train
+            )
+        conv5x5 = call(self, "conv5x5", reduced5x5, train)
         branches = [
             conv1x1,
-            self.conv3x3(reduced3x3, train),
-            self.conv5x5_second(self.conv5x5(reduced5x5, train), train),
-            self.pool_proj(self.pool(x), train),
+            call(self, "conv3x3", reduced3x3, train),
+            call(self, "conv5x5_second", conv5x5, train),
+            call(self, "pool_proj", call(self, "pool", x), train),
         ]
-        return jnp.concatenate(branches, axis=-1)
+        return ops.concatenate(branches)
 
 
 class AuxiliaryPool(nnx.Module):
@@ -231,29 +235,29 @@ class GoogLeNet(nnx.Module):
         """
         aux_logits: list[Logits] = []
         x = resize(x, self.image_size)
-        x = self.conv1(x, train)
-        x = self.maxpool1(x)
-        x = self.conv2_reduce(x, train)
-        x = self.conv2(x, train)
-        x = self.maxpool2(x)
-        x = self.inception3a(x, train)
-        x = self.inception3b(x, train)
-        x = self.maxpool3(x)
-        x = self.inception4a(x, train)
+        x = call(self, "conv1", x, train)
+        x = call(self, "maxpool1", x)
+        x = call(self, "conv2_reduce", x, train)
+        x = call(self, "conv2", x, train)
+        x = call(self, "maxpool2", x)
+        x = call(self, "inception3a", x, train)
+        x = call(self, "inception3b", x, train)
+        x = call(self, "maxpool3", x)
+        x = call(self, "inception4a", x, train)
         if train and self.aux1 is not None:
-            aux_logits.append(self.aux1(x, _part(key, 1)))
-        x = self.inception4b(x, train)
-        x = self.inception4c(x, train)
-        x = self.inception4d(x, train)
+            aux_logits.append(call(self, "aux1", x, _part(key, 1)))
+        x = call(self, "inception4b", x, train)
+        x = call(self, "inception4c", x, train)
+        x = call(self, "inception4d", x, train)
         if train and self.aux2 is not None:
-            aux_logits.append(self.aux2(x, _part(key, 2)))
-        x = self.inception4e(x, train)
-        x = self.maxpool4(x)
-        x = self.inception5a(x, train)
-        x = self.inception5b(x, train)
+            aux_logits.append(call(self, "aux2", x, _part(key, 2)))
+        x = call(self, "inception4e", x, train)
+        x = call(self, "maxpool4", x)
+        x = call(self, "inception5a", x, train)
+        x = call(self, "inception5b", x, train)
         x = x.mean(axis=(1, 2))
         x = self.dropout(x, deterministic=not train, rngs=key)
-        return self.fc(x), tuple(aux_logits)
+        return call(self, "fc", x), tuple(aux_logits)
 
 
 def absent(x: Images, train: bool = False) -> Images:

@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from googlenet_jax import ops
+from googlenet_jax import batch_norm, ops
 from googlenet_jax.config import ModelConfig
 from googlenet_jax.errors import ConfigError
 
@@ -24,6 +23,12 @@ Features = Float[Array, "batch out_height out_width out_channels"]
 def scaled(channels: int, config: ModelConfig) -> int:
     """A layer's channel count under the width multiplier: rounded, at least 1."""
     return max(1, round(channels * config.width_multiplier))
+
+
+def call(module: nnx.Module, name: str, *arguments: Any) -> Any:
+    """What a layer of `module` gives, under its name in compiled programs and profiles."""
+    with jax.named_scope(name):
+        return getattr(module, name)(*arguments)
 
 
 def uniform(bound: float, *shape: int) -> nnx.Param:
@@ -62,23 +67,20 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Images) -> Features:
         """The convolved images, in the compute type."""
-        return convolve_together([self], x)[0]
+        x = convolve_together([self], x)
+        return x if self.bias is None else x + self.bias[...].astype(x.dtype)
 
 
-def convolve_together(convs: list[Conv], x: Images) -> list[Features]:
-    """What convolutions of one size and stride make of the same images, in the compute type.
+def convolve_together(convs: list[Conv], x: Images) -> Features:
+    """What convolutions of one size and stride make of the same images, without their biases.
 
-    They are one convolution whose outputs are cut apart. One product for a block's three 1x1
-    convolutions, the thinnest of 16 channels, makes a training step 1.03 times as fast on a CPU.
+    They are one convolution, in the compute type, whose outputs lie side by side. One product for
+    a block's three 1x1 convolutions, the thinnest of 16 channels, makes a training step 1.03
+    times as fast on a CPU.
     """
     first = convs[0]
     kernel = jnp.concatenate([conv.kernel[...] for conv in convs], axis=-1).astype(first.dtype)
-    x = ops.conv(x.astype(first.dtype), kernel, first.stride, first.padding, first.precision)
-    biases = [conv.bias[...] for conv in convs if conv.bias is not None]
-    if biases:
-        x += jnp.concatenate(biases).astype(first.dtype)
-    widths = [conv.kernel.shape[-1] for conv in convs]
-    return jnp.split(x, np.cumsum(widths[:-1]), axis=-1)
+    return ops.conv(x.astype(first.dtype), kernel, first.stride, first.padding, first.precision)
 
 
 class Linear(nnx.Module):
@@ -110,7 +112,7 @@ class RunningStat(nnx.BatchStat):
         self.set_raw_value(value)
 
 
-def batch_norm(channels: int, config: ModelConfig) -> nnx.BatchNorm:
+def create_batch_norm(channels: int, config: ModelConfig) -> nnx.BatchNorm:
     """BatchNorm over the channels.
 
     Flax's momentum is the share that is kept: 0.9 is PyTorch's 0.1. The running variance is the
@@ -127,11 +129,46 @@ def batch_norm(channels: int, config: ModelConfig) -> nnx.BatchNorm:
     return norm
 
 
-def relu(module: nnx.Module, x: Features) -> Features:
-    """The ReLU of `x`; `nnx.capture` finds it in `module`, as an `nnx.Intermediate`."""
-    x = jax.nn.relu(x)
+def normalize(
+    norms: list[nnx.BatchNorm], x: Images, train: bool, biases: list[Array] | None = None
+) -> list[Features]:
+    """The ReLUs of what BatchNorm layers make of their channels, which lie side by side.
+
+    Args:
+      norms: each has its share of the channels, in this order.
+      x: convolved images.
+      train: normalise by the batch's statistics and update the running ones.
+      biases: of the convolutions before. They only move the mean: what is normalised is the same
+        without them, and their gradient is zero.
+    """
+    scale, shift, mean, var = (
+        jnp.concatenate([getattr(norm, name)[...] for norm in norms])
+        for name in ("scale", "bias", "mean", "var")
+    )
+    bias = jnp.concatenate(biases) if biases else 0
+    epsilon, widths = norms[0].epsilon, tuple(norm.num_features for norm in norms)
+    if not train:
+        x = batch_norm.by_statistics(x, scale, shift, mean - bias, var, epsilon)
+        return batch_norm.cut(x, widths)
+    responses, batch_mean, batch_var = batch_norm.by_batch(x, scale, shift, epsilon, widths)
+    kept = norms[0].momentum
+    means = batch_norm.cut(kept * mean + (1 - kept) * (batch_mean + bias), widths)
+    variances = batch_norm.cut(kept * var + (1 - kept) * batch_var, widths)
+    for norm, mean, var in zip(norms, means, variances, strict=True):
+        norm.mean.set_value(mean)
+        norm.var.set_value(var)
+    return responses
+
+
+def noted(module: nnx.Module, x: Features) -> Features:
+    """What a ReLU gave; `nnx.capture` finds it in `module`, as an `nnx.Intermediate`."""
     module.sow(nnx.Intermediate, "relu", x)
     return x
+
+
+def respond(module: nnx.Module, norm: nnx.BatchNorm, x: Images, train: bool) -> Images:
+    """The ReLU of BatchNorm of `x`, both of them `module`'s."""
+    return noted(module, *normalize([norm], x, train))
 
 
 class Unit(nnx.Module):
@@ -141,23 +178,24 @@ class Unit(nnx.Module):
         self, in_channels: int, out_channels: int, size: int, config: ModelConfig, stride: int = 1
     ):
         self.conv = Conv(in_channels, out_channels, size, config, stride)
-        self.bn = batch_norm(out_channels, config) if config.batch_norm else None
+        self.bn = create_batch_norm(out_channels, config) if config.batch_norm else None
 
     def __call__(self, x: Images, train: bool) -> Features:
         """The unit's response; in training, by the batch's statistics."""
-        return self.respond(self.conv(x), train)
-
-    def respond(self, x: Features, train: bool) -> Features:
-        """What follows the convolution."""
-        if self.bn is not None:
-            x = self.bn(x, use_running_average=not train)
-        return relu(self, x)
+        return apply_together([self], x, train)[0]
 
 
 def apply_together(units: list[Unit], x: Images, train: bool) -> list[Features]:
     """The responses of units of one size and stride to the same images."""
-    convolved = convolve_together([unit.conv for unit in units], x)
-    return [unit.respond(x, train) for unit, x in zip(units, convolved, strict=True)]
+    x = convolve_together([unit.conv for unit in units], x)
+    biases = [unit.conv.bias[...] for unit in units if unit.conv.bias is not None]
+    norms = [unit.bn for unit in units if unit.bn is not None]
+    if norms:
+        responses = normalize(norms, x, train, biases)
+    else:
+        x = jax.nn.relu(x + jnp.concatenate(biases).astype(x.dtype) if biases else x)
+        responses = batch_norm.cut(x, [unit.conv.kernel.shape[-1] for unit in units])
+    return [noted(unit, y) for unit, y in zip(units, responses, strict=True)]
 
 
 class MaxPool(nnx.Module):

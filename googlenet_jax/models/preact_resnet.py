@@ -18,9 +18,10 @@ from googlenet_jax.models.layers import (
     Features,
     Images,
     Linear,
-    batch_norm,
-    relu,
+    call,
+    create_batch_norm,
     resize,
+    respond,
     scaled,
 )
 
@@ -35,23 +36,23 @@ class Block(nnx.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int, config: ModelConfig):
         middle = scaled(out_channels // BOTTLENECK, config)
         out_channels = scaled(out_channels, config)
-        self.bn1 = batch_norm(in_channels, config)
+        self.bn1 = create_batch_norm(in_channels, config)
         self.conv1 = Conv(in_channels, middle, 1, config, stride)
-        self.bn2 = batch_norm(middle, config)
+        self.bn2 = create_batch_norm(middle, config)
         self.conv2 = Conv(middle, middle, 3, config)
-        self.bn3 = batch_norm(middle, config)
+        self.bn3 = create_batch_norm(middle, config)
         self.conv3 = Conv(middle, out_channels, 1, config)
         changes = (in_channels, 1) != (out_channels, stride)
         self.shortcut = Conv(in_channels, out_channels, 1, config, stride) if changes else None
 
     def __call__(self, x: Images, train: bool) -> Features:
         """The input plus what the block adds to it."""
-        active = relu(self, self.bn1(x, use_running_average=not train))
+        active = respond(self, self.bn1, x, train)
         if self.shortcut is not None:
             x = self.shortcut(active)
         y = self.conv1(active)
-        y = self.conv2(relu(self, self.bn2(y, use_running_average=not train)))
-        y = self.conv3(relu(self, self.bn3(y, use_running_average=not train)))
+        y = self.conv2(respond(self, self.bn2, y, train))
+        y = self.conv3(respond(self, self.bn3, y, train))
         return x + y
 
 
@@ -76,7 +77,7 @@ class PreActResNet(nnx.Module):
                 setattr(self, name, block)
                 self.blocks += (name,)
                 channels = scaled(out_channels, config)
-        self.bn = batch_norm(channels, config)
+        self.bn = create_batch_norm(channels, config)
         self.fc = Linear(channels, num_classes, config)
 
     def __call__(
@@ -85,6 +86,6 @@ class PreActResNet(nnx.Module):
         """Logits of normalised images; it has no auxiliary heads and drops nothing out."""
         x = self.conv1(resize(x, self.image_size))
         for name in self.blocks:
-            x = getattr(self, name)(x, train)
-        x = relu(self, self.bn(x, use_running_average=not train))
+            x = call(self, name, x, train)
+        x = respond(self, self.bn, x, train)
         return self.fc(x.mean(axis=(1, 2))), ()

@@ -27,6 +27,7 @@ import numpy as np
 from flax import nnx
 
 from googlenet_jax import models
+from googlenet_jax.batch_norm import cut
 from googlenet_jax.config import ModelConfig
 from googlenet_jax.models import layers
 from googlenet_jax.models.googlenet import AuxiliaryPool
@@ -218,33 +219,37 @@ def _total_cells(rows: list[LayerRow]) -> list[list[str]]:
 @contextlib.contextmanager
 def _calls_noted(note: Callable[[Any, jax.Array, jax.Array], None]) -> Iterator[None]:
     """Has `note(layer, x, y)` called after each call of a leaf layer."""
-    originals = {kind: kind.__call__ for kind in LEAVES if kind is not Conv}
-    convolve = layers.convolve_together
+    originals = {kind: kind.__call__ for kind in LEAVES if kind not in (Conv, nnx.BatchNorm)}
+    convolve, normalize = layers.convolve_together, layers.normalize
 
     def noting(original: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         def call(layer: Any, x: jax.Array, **options: Any) -> jax.Array:
-            if isinstance(layer, nnx.BatchNorm):
-                # Shapes are the same either way, and the batch's statistics mix types in bfloat16.
-                options["use_running_average"] = True
             y = original(layer, x, **options)
             note(layer, x, y)
             return y
 
         return call
 
-    def convolve_and_note(convs: list[Conv], x: jax.Array) -> list[jax.Array]:
-        outputs = convolve(convs, x)
-        for conv, y in zip(convs, outputs, strict=True):
-            note(conv, x, y)
-        return outputs
+    def convolve_and_note(convs: list[Conv], x: jax.Array) -> jax.Array:
+        y = convolve(convs, x)
+        for conv, part in zip(convs, cut(y, [c.kernel.shape[-1] for c in convs]), strict=True):
+            note(conv, x, part)
+        return y
+
+    def normalize_and_note(norms: list[nnx.BatchNorm], *rest: Any) -> list[jax.Array]:
+        responses = normalize(norms, *rest)
+        for norm, response in zip(norms, responses, strict=True):
+            note(norm, response, response)
+        return responses
 
     try:
         layers.convolve_together = convolve_and_note
+        layers.normalize = normalize_and_note  # type: ignore[assignment]
         for kind, original in originals.items():
             kind.__call__ = noting(original)
         yield
     finally:
-        layers.convolve_together = convolve
+        layers.convolve_together, layers.normalize = convolve, normalize
         for kind, original in originals.items():
             kind.__call__ = original
 
