@@ -1,5 +1,6 @@
 """This project on random images, for the benchmarks: each function prepares one kind of work."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from googlenet_jax import optimizer, preprocess, state, step
+from googlenet_jax import preprocess, state, step
 from googlenet_jax.config import Config
 from googlenet_jax.data import Arrays, epoch_order
 from googlenet_jax.data.cifar import CIFAR10
@@ -21,13 +22,12 @@ def _initialize(dtype: str) -> tuple[Config, state.TrainState]:
     """The 95.16 % network's config and its state at step 0."""
     config = Config()
     config.model.dtype = dtype
-    schedule = optimizer.create_schedule(config.optimizer, 390, 39_000)
-    return config, state.initialize(jax.random.key(0), config, INFO, schedule)
+    return config, state.initialize(jax.random.key(0), config, INFO)
 
 
 def _data(size: int) -> Arrays:
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (size, *INFO.image_shape), np.uint8)
+    images = rng.integers(0, 256, (size, math.prod(INFO.image_shape)), np.uint8)
     return jax.device_put(Arrays(images, rng.integers(0, 10, size, np.int32)))
 
 
@@ -36,20 +36,21 @@ def compile_steps(batch_size: int, dtype: str) -> tuple[TakeSteps, jax.stages.Co
     config, train_state = _initialize(dtype)
     data = _data(64 * batch_size)
     order, key = epoch_order(jax.random.key(0), 0, len(data.labels)), jax.random.key(1)
+    hyperparameters = step.Hyperparameters.of(config, np.full(64, 0.1, np.float32))
     program = step.train_steps.lower(
         train_state,
         data,
         order,
         jnp.int32(1),
         key,
+        hyperparameters,
         batch_size=batch_size,
         preprocess=preprocess.for_training(config.data, INFO),
-        aux_loss_weight=config.train.aux_loss_weight,
     ).compile()
 
     def take_steps(number: int) -> None:
         nonlocal train_state
-        train_state = program(train_state, data, order, jnp.int32(number), key)
+        train_state = program(train_state, data, order, jnp.int32(number), key, hyperparameters)
         jax.block_until_ready(train_state)
 
     return take_steps, program

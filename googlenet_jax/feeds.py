@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -32,8 +33,11 @@ class Feed(Protocol):
     def dataset(self) -> Dataset | Stream:
         """That it feeds from."""
 
-    def compile(self, state: TrainState) -> None:
+    def compile(self, state: TrainState) -> bool:
         """Compiles the training program; to be called before `train`.
+
+        Returns:
+          Whether it lay in JAX's cache of compiled programs.
 
         Raises:
           DataError: the first images cannot be read.
@@ -65,59 +69,101 @@ class Feed(Protocol):
         """Ends what works in the background."""
 
 
-def create(dataset: Dataset | Stream, config: Config, mesh: Mesh | None = None) -> Feed:
+def create(
+    dataset: Dataset | Stream,
+    config: Config,
+    mesh: Mesh | None = None,
+    schedule: optax.Schedule | None = None,
+) -> Feed:
     """The feed of a data set.
 
     Args:
       dataset: on the host.
       config: of the run.
       mesh: of the devices; None is one device.
+      schedule: the learning rate by step; None for a feed that only evaluates.
     """
     if isinstance(dataset, Stream):
-        return Streamed(dataset, config, mesh)
-    return InMemory(dataset, config, mesh)
+        return Streamed(dataset, config, mesh, schedule)
+    return InMemory(dataset, config, mesh, schedule)
+
+
+def compile_and_tell(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
+    """The compiled program, and whether it lay in JAX's cache."""
+    events: list[str] = []
+
+    def note(event: str, **_: Any) -> None:
+        events.append(event)
+
+    jax.monitoring.register_event_listener(note)
+    try:
+        return lowered.compile(), "/jax/compilation_cache/cache_hits" in events
+    finally:
+        jax.monitoring.unregister_event_listener(note)
 
 
 class _Common:
     """What both feeds are made of."""
 
-    def __init__(self, config: Config, mesh: Mesh | None, info: data.DatasetInfo):
-        self._config, self._mesh = config, mesh
+    def __init__(
+        self,
+        dataset: Dataset | Stream,
+        config: Config,
+        mesh: Mesh | None,
+        schedule: optax.Schedule | None,
+    ):
+        self._config, self._mesh, self._schedule = config, mesh, schedule
+        self._steps_per_epoch = Split.TRAIN.num_examples(dataset) // config.train.batch_size
+        self._epoch = -1
         self._step_key = parallel.replicate(Keys.of(config.seed).step, mesh)
-        self._for_evaluation = preprocess.for_evaluation(info)
-        self._training: dict[str, Any] = {
-            "preprocess": preprocess.for_training(config.data, info),
-            "aux_loss_weight": config.train.aux_loss_weight,
-            "label_smoothing": config.train.label_smoothing,
-            "mesh": mesh,
-        }
+        self._for_evaluation = preprocess.for_evaluation(dataset.info)
+        self._for_training = preprocess.for_training(config.data, dataset.info)
+
+    def _begin(self, epoch: int) -> None:
+        """Draws and computes what holds for a whole epoch, if that has not been done."""
+        if epoch == self._epoch:
+            return
+        assert self._schedule, "made to evaluate only"
+        steps = epoch * self._steps_per_epoch + np.arange(self._steps_per_epoch)
+        rates = np.broadcast_to(self._schedule(steps), steps.shape)
+        hyperparameters = step.Hyperparameters.of(self._config, rates)
+        self._epoch, self._hyperparameters = epoch, parallel.replicate(hyperparameters, self._mesh)
 
 
 class InMemory(_Common):
     """Trains and evaluates on a data set that lies whole on every device."""
 
-    def __init__(self, dataset: Dataset, config: Config, mesh: Mesh | None):
-        super().__init__(config, mesh, dataset.info)
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: Config,
+        mesh: Mesh | None,
+        schedule: optax.Schedule | None,
+    ):
+        super().__init__(dataset, config, mesh, schedule)
         self.dataset = dataset.on_devices(mesh)
         self._order_key = parallel.replicate(Keys.of(config.seed).order, mesh)
-        self._epoch = -1  # no order has been drawn: who only evaluates needs none
 
     def _arguments(self, state: TrainState, num_steps: int) -> tuple[Any, ...]:
-        """Of the training program; the order of an epoch is drawn once."""
+        """Of the training program."""
         train = self.dataset.splits[Split.TRAIN]
-        epoch = int(state.step) // (len(train) // self._config.train.batch_size)
+        epoch = int(state.step) // self._steps_per_epoch
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, data.epoch_order(self._order_key, epoch, len(train))
-        return state, train, self._order, np.int32(num_steps), self._step_key
+            self._order = data.epoch_order(self._order_key, epoch, len(train))
+        self._begin(epoch)
+        rest = np.int32(num_steps), self._step_key, self._hyperparameters
+        return state, train, self._order, *rest
 
-    def compile(self, state: TrainState) -> None:
+    def compile(self, state: TrainState) -> bool:
         """See `Feed`."""
         lowered = step.train_steps.lower(
             *self._arguments(state, 1),
             batch_size=self._config.train.batch_size,
-            **self._training,
+            preprocess=self._for_training,
+            mesh=self._mesh,
         )
-        self._program = lowered.compile()
+        self._program, was_kept = compile_and_tell(lowered)
+        return was_kept
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
         """See `Feed`."""
@@ -147,14 +193,20 @@ class Streamed(_Common):
     are, and how they are cut, follows from the step's number: no iterator needs to be saved.
     """
 
-    def __init__(self, dataset: Stream, config: Config, mesh: Mesh | None):
-        super().__init__(config, mesh, dataset.info)
+    def __init__(
+        self,
+        dataset: Stream,
+        config: Config,
+        mesh: Mesh | None,
+        schedule: optax.Schedule | None,
+    ):
+        super().__init__(dataset, config, mesh, schedule)
         self.dataset = dataset
         self._named: set[tuple[Split, int]] = set()  # pictures that cannot be read
         self._batches: Generator[Batch] | None = None
         self._next: tuple[Array, ...] | DataError | TrainingError = ()
 
-    def compile(self, state: TrainState) -> None:
+    def compile(self, state: TrainState) -> bool:
         """See `Feed`."""
         batch_size = self._config.train.batch_size
         rows = parallel.rows(batch_size, self._mesh)
@@ -163,24 +215,28 @@ class Streamed(_Common):
         if missing := self._missing(self._next):
             raise missing
         assert isinstance(self._next, tuple)
+        self._begin(int(state.step) // self._steps_per_epoch)
         lowered = step.train_on_batch.lower(
             state,
             *self._next,
             self._step_key,
-            steps_per_epoch=len(self.dataset.splits[Split.TRAIN]) // batch_size,
-            **self._training,
+            self._hyperparameters,
+            preprocess=self._for_training,
+            mesh=self._mesh,
         )
-        self._program = lowered.compile()
+        self._program, was_kept = compile_and_tell(lowered)
+        return was_kept
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
         """See `Feed`."""
+        self._begin(int(state.step) // self._steps_per_epoch)
         for taken in range(num_steps):
             if missing := self._missing(self._next):
                 if taken:
                     break  # told when its step is due: what has been trained is not to be lost
                 raise missing
             assert isinstance(self._next, tuple)
-            state = self._program(state, *self._next, self._step_key)
+            state = self._program(state, *self._next, self._step_key, self._hyperparameters)
             self._fetch()  # where programs run apart from this thread, this one is at work now
         return state
 

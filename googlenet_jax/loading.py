@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from googlenet_jax import export, optimizer, pretrained, state, store
+from googlenet_jax import export, pretrained, state, store
 from googlenet_jax.augment import normalize
 from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
@@ -182,10 +182,7 @@ def read_info(workdir: WorkdirPath, record: Record) -> DatasetInfo:
 
 def abstract_state(config: Config, info: DatasetInfo) -> TrainState:
     """The shapes of a run's state, without its numbers."""
-    schedule = optimizer.create_schedule(config.optimizer, 1, 1)
-    return jax.eval_shape(
-        lambda key: state.initialize(key, config, info, schedule), jax.random.key(0)
-    )
+    return jax.eval_shape(lambda key: state.initialize(key, config, info), jax.random.key(0))
 
 
 def start_from(

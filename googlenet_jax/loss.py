@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import jax
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 
 def cross_entropy(
     logits: Float[Array, "batch classes"],
     labels: Int[Array, " batch"],
-    label_smoothing: float = 0.0,
+    label_smoothing: ArrayLike = 0.0,
 ) -> Float[Array, " batch"]:
     """The negative log-likelihood of each label, in nats.
 
@@ -18,18 +19,16 @@ def cross_entropy(
     (Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016, section 7).
     """
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    if label_smoothing:
-        mean_over_classes = -jax.nn.log_softmax(logits).mean(axis=-1)
-        losses = (1 - label_smoothing) * losses + label_smoothing * mean_over_classes
-    return losses
+    mean_over_classes = -jax.nn.log_softmax(logits).mean(axis=-1)
+    return (1 - label_smoothing) * losses + label_smoothing * mean_over_classes
 
 
 def training_loss(
     logits: Float[Array, "batch classes"],
     aux_logits: Sequence[Float[Array, "batch classes"]],
     labels: Int[Array, " batch"],
-    aux_weight: float,
-    label_smoothing: float = 0.0,
+    aux_weight: ArrayLike,
+    label_smoothing: ArrayLike = 0.0,
 ) -> Float[Array, " batch"]:
     """Each image's cross-entropy, plus `aux_weight` times that of each auxiliary head, in nats.
 

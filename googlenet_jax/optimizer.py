@@ -1,5 +1,7 @@
 """Learning-rate schedules and the update rule, after the article's PyTorch code."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
@@ -44,15 +46,33 @@ def create_schedule(
     return schedule
 
 
-def create(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD with momentum, or Adam, and coupled weight decay, in PyTorch's order.
+UpdateRule = Callable[[ArrayLike, ArrayLike, ArrayLike], optax.GradientTransformation]
+"""(learning rate, momentum, weight decay) -> the transformation of a step's gradients.
 
-    SGD: g = gradient + weight_decay p;  b = momentum b + g;  p = p - learning_rate b, for every
-    parameter, biases and BatchNorm's included. Adam has PyTorch's beta2 of 0.999 and epsilon of
-    1e-8, which are Optax's as well, and sees the same g.
+The numbers may be traced, and the structure of its state is the same whatever they are.
+"""
+
+
+def create(name: str) -> UpdateRule:
+    """The update rule of `OptimizerConfig.name`."""
+    return {"sgd": sgd, "adam": adam}[name]
+
+
+def sgd(
+    learning_rate: ArrayLike, momentum: ArrayLike, weight_decay: ArrayLike
+) -> optax.GradientTransformation:
+    """SGD with momentum and coupled weight decay, in PyTorch's order.
+
+    g = gradient + weight_decay p;  b = momentum b + g;  p = p - learning_rate b, for every
+    parameter, biases and BatchNorm's included.
     """
-    if config.name == "adam":
-        rule = optax.adam(schedule, b1=config.momentum)
-    else:
-        rule = optax.sgd(schedule, momentum=config.momentum)
-    return optax.chain(optax.add_decayed_weights(config.weight_decay), rule)
+    rule = optax.sgd(lambda count: learning_rate, momentum)
+    return optax.chain(optax.add_decayed_weights(weight_decay), rule)
+
+
+def adam(
+    learning_rate: ArrayLike, momentum: ArrayLike, weight_decay: ArrayLike
+) -> optax.GradientTransformation:
+    """Adam on SGD's g, with PyTorch's beta2 of 0.999 and epsilon of 1e-8: Optax's as well."""
+    rule = optax.adam(lambda count: learning_rate, momentum)
+    return optax.chain(optax.add_decayed_weights(weight_decay), rule)

@@ -30,6 +30,11 @@ def create_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def platform(mesh: Mesh | None = None) -> str:
+    """Of the devices for which a program is compiled: "cpu", "gpu" or "tpu"."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
 def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
     """Puts arrays on every device of the mesh.
 

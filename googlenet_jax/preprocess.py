@@ -23,11 +23,13 @@ def for_training(config: DataConfig, info: DatasetInfo) -> Preprocess:
 
     def preprocess(key: PRNGKeyArray | None, images: Array) -> Array:
         assert key is not None, "training images are augmented"
-        return normalized(None, augmented(key, images))
+        return normalized(None, augmented(key, images.reshape(-1, *info.image_shape)))
 
     return preprocess
 
 
 def for_evaluation(info: DatasetInfo) -> Preprocess:
     """Normalises."""
-    return lambda key, images: augment.normalize(images, info.mean, info.std)
+    return lambda key, images: augment.normalize(
+        images.reshape(-1, *info.image_shape), info.mean, info.std
+    )

@@ -8,24 +8,56 @@ steps are one program; otherwise a program takes one batch.
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt8
 
 from googlenet_jax import parallel
+from googlenet_jax.config import Config
 from googlenet_jax.data import Arrays
 from googlenet_jax.loss import cross_entropy, training_loss
 from googlenet_jax.metrics import Evaluation, Metrics
-from googlenet_jax.state import StepReport, TrainState
+from googlenet_jax.state import TREES, Packing, StepReport, TrainState
 
 Images = Float[Array, "batch height width channels"]
-Pixels = UInt8[Array, "batch height width channels"]
+Pixels = UInt8[Array, "batch ..."]  # an image, or a row
 Preprocess = Callable[[PRNGKeyArray | None, Array], Array]
-"""(key, uint8 images) -> normalised images; at evaluation the key is None."""
+"""(key, uint8 images or rows) -> normalised images; at evaluation the key is None."""
+
+
+class Hyperparameters(NamedTuple):
+    """The numbers of a recipe: arguments of the compiled programs, so others compile none anew.
+
+    Attributes:
+      learning_rates: of each step of the epoch.
+      momentum: see `optimizer.sgd`.
+      weight_decay: likewise.
+      aux_loss_weight: see `loss.training_loss`.
+      label_smoothing: likewise.
+    """
+
+    learning_rates: Float[Array | np.ndarray, " steps_per_epoch"]
+    momentum: ArrayLike
+    weight_decay: ArrayLike
+    aux_loss_weight: ArrayLike
+    label_smoothing: ArrayLike
+
+    @classmethod
+    def of(cls, config: Config, learning_rates: Float[np.ndarray, " steps_per_epoch"]) -> Self:
+        """Those of a config, for an epoch with these learning rates."""
+        update, loss = config.optimizer, config.train
+        numbers = (
+            *(update.momentum, update.weight_decay),
+            *(loss.aux_loss_weight, loss.label_smoothing),
+        )
+        return cls(learning_rates, *map(learning_rates.dtype.type, numbers))
 
 
 def train_step(
@@ -33,28 +65,33 @@ def train_step(
     images: Images,
     labels: Int[Array, " batch"],
     key: PRNGKeyArray,
-    aux_loss_weight: float,
-    label_smoothing: float = 0.0,
+    hyperparameters: Hyperparameters,
+    packing: Packing = TREES,
 ) -> TrainState:
     """One update of parameters, statistics, momentum, metrics and report.
 
     Args:
-      state: before the step.
+      state: before the step, packed by `packing`.
       images: normalised, NHWC.
       labels: class indices.
       key: of dropout.
-      aux_loss_weight: see `loss.training_loss`.
-      label_smoothing: likewise.
+      hyperparameters: of the epoch that `state.step` is in.
+      packing: see `TrainState.packed`.
     """
+    rates, momentum, weight_decay, *of_loss = hyperparameters
 
-    def mean_loss(params: dict) -> tuple[Array, tuple[Array, Array, dict]]:
-        logits, aux_logits, batch_stats = state.apply(params, images, train=True, key=key)
-        losses = training_loss(logits, aux_logits, labels, aux_loss_weight, label_smoothing)
-        return losses.mean(), (losses, logits, batch_stats)
+    def mean_loss(params: PyTree) -> tuple[Array, tuple[Array, Array, PyTree]]:
+        unpacked = packing.unpack(state.replace(params=params))
+        logits, aux_logits, batch_stats = unpacked.apply(
+            unpacked.params, images, train=True, key=key
+        )
+        losses = training_loss(logits, aux_logits, labels, *of_loss)
+        return losses.mean(), (losses, logits, packing.pack(batch_stats))
 
     gradient_of = jax.value_and_grad(mean_loss, has_aux=True)
     (loss, (losses, logits, batch_stats)), gradients = gradient_of(state.params)
-    updates, opt_state = state.optimizer.update(gradients, state.opt_state, state.params)
+    rule = state.optimizer(jnp.asarray(rates)[state.step % len(rates)], momentum, weight_decay)
+    updates, opt_state = rule.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return state.replace(
         step=state.step + 1,
@@ -73,13 +110,13 @@ def _is_sound(state: TrainState) -> Array:
 
 def _train_on(
     state: TrainState,
+    packing: Packing,
     stored: Pixels,
     labels: Int[Array, " batch"],
     index: Int[Array, ""],
     key: PRNGKeyArray,
+    hyperparameters: Hyperparameters,
     preprocess: Preprocess,
-    aux_loss_weight: float,
-    label_smoothing: float,
     mesh: Mesh | None,
 ) -> TrainState:
     """The step on a batch of stored pixels that is the `index`-th of its epoch, from 0."""
@@ -87,13 +124,13 @@ def _train_on(
     kept = jax.tree.map(lambda total: jnp.where(index == 0, 0, total), state.metrics)
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
     images, state = preprocess(augment_key, stored), state.replace(metrics=kept)
-    state = train_step(state, images, labels, dropout_key, aux_loss_weight, label_smoothing)
+    state = train_step(state, images, labels, dropout_key, hyperparameters, packing)
     return parallel.whole(state, mesh)
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("batch_size", "preprocess", "aux_loss_weight", "label_smoothing", "mesh"),
+    static_argnames=("batch_size", "preprocess", "mesh"),
     donate_argnames=("state",),
 )
 def train_steps(
@@ -102,11 +139,10 @@ def train_steps(
     order: Int[Array, " examples"],
     num_steps: Int[Array, ""],
     key: PRNGKeyArray,
+    hyperparameters: Hyperparameters,
     *,
     batch_size: int,
     preprocess: Preprocess,
-    aux_loss_weight: float,
-    label_smoothing: float = 0.0,
     mesh: Mesh | None = None,
 ) -> TrainState:
     """Takes `num_steps` steps of one epoch, or fewer: it ends behind the first unsound one.
@@ -120,10 +156,9 @@ def train_steps(
       order: of this epoch's examples; batch i is its i-th slice of `batch_size`.
       num_steps: not beyond the epoch's end.
       key: of the run; step s uses fold_in(key, s).
+      hyperparameters: of the epoch.
       batch_size: images a step.
       preprocess: augmentation and normalisation.
-      aux_loss_weight: see `loss.training_loss`.
-      label_smoothing: likewise.
       mesh: of the devices over which batches are split; None is one device.
     """
     steps_per_epoch = len(order) // batch_size
@@ -138,15 +173,16 @@ def train_steps(
         chosen = parallel.split(chosen, mesh)
         images, labels = data.images[chosen], data.labels[chosen]
         return _train_on(
-            state, images, labels, index, key, preprocess, aux_loss_weight, label_smoothing, mesh
+            state, packing, images, labels, index, key, hyperparameters, preprocess, mesh
         )
 
-    return lax.while_loop(goes_on, body, state)
+    packed, packing = state.packed(parallel.platform(mesh))
+    return packing.unpack(lax.while_loop(goes_on, body, packed))
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("steps_per_epoch", "preprocess", "aux_loss_weight", "label_smoothing", "mesh"),
+    static_argnames=("preprocess", "mesh"),
     donate_argnames=("state",),
 )
 def train_on_batch(
@@ -154,11 +190,9 @@ def train_on_batch(
     images: Pixels,
     labels: Int[Array, " batch"],
     key: PRNGKeyArray,
+    hyperparameters: Hyperparameters,
     *,
-    steps_per_epoch: int,
     preprocess: Preprocess,
-    aux_loss_weight: float,
-    label_smoothing: float = 0.0,
     mesh: Mesh | None = None,
 ) -> TrainState:
     """Takes one step on a batch that came from elsewhere; none behind an unsound one.
@@ -168,20 +202,19 @@ def train_on_batch(
       images: as they are stored, split over the devices of `mesh`.
       labels: class indices, likewise.
       key: of the run; step s uses fold_in(key, s).
-      steps_per_epoch: tells where an epoch begins.
+      hyperparameters: of the epoch; as many learning rates as it has steps.
       preprocess: augmentation and normalisation.
-      aux_loss_weight: see `loss.training_loss`.
-      label_smoothing: likewise.
       mesh: of the devices; None is one device.
     """
 
     def take(state: TrainState) -> TrainState:
-        index = state.step % steps_per_epoch
+        index = state.step % len(hyperparameters.learning_rates)
         return _train_on(
-            state, images, labels, index, key, preprocess, aux_loss_weight, label_smoothing, mesh
+            state, packing, images, labels, index, key, hyperparameters, preprocess, mesh
         )
 
-    return lax.cond(_is_sound(state), take, lambda state: state, state)
+    packed, packing = state.packed(parallel.platform(mesh))
+    return packing.unpack(lax.cond(_is_sound(state), take, lambda state: state, packed))
 
 
 def eval_step(

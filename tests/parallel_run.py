@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from configs import digits
-from googlenet_jax import data, optimizer, parallel, preprocess, state, step
+from googlenet_jax import data, parallel, preprocess, state, step
 from googlenet_jax.data import Split
 from train.cluster import Place, joined
 
@@ -42,9 +42,9 @@ def main(out: str, network: str) -> None:
     dataset = data.load(config.data, 0).on_devices(mesh)
     train, info = dataset.splits[Split.TRAIN], dataset.info
     keys = parallel.replicate(tuple(jax.random.split(jax.random.key(0), 3)), mesh)
-    train_state = state.initialize(
-        keys[0], config, info, optimizer.create_schedule(config.optimizer, 64, 640)
-    )
+    train_state = state.initialize(keys[0], config, info)
+    rates = np.full(64, config.optimizer.learning_rate, np.float32)
+    hyperparameters = step.Hyperparameters.of(config, rates)
     order = data.epoch_order(keys[1], 0, len(train.labels))
     for_training = preprocess.for_training(config.data, info)
 
@@ -65,15 +65,15 @@ def main(out: str, network: str) -> None:
         order,
         np.int32(1),
         keys[2],
+        hyperparameters,
         batch_size=BATCH_SIZE,
         preprocess=for_training,
-        aux_loss_weight=0.3,
         mesh=mesh,
     ).compile()
     found = {"batches": seen.hexdigest(), "collectives": collectives(program.as_text())}
     arrays = {}
     for name, number in (("one", 1), ("twenty", 19)):
-        train_state = program(train_state, train, order, np.int32(number), keys[2])
+        train_state = program(train_state, train, order, np.int32(number), keys[2], hyperparameters)
         found[name] = float(train_state.report.loss)
         # After one step, momentum is the gradient with the decay of the weights.
         for kind in ("params", "opt_state", "batch_stats"):

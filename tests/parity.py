@@ -216,21 +216,20 @@ def run_jax(name: str, dtype: str) -> Result:
         schedule = optimizer.create_schedule(
             OptimizerConfig(learning_rate=LEARNING_RATE), STEPS_PER_EPOCH, STEPS
         )
-        rule = optax.chain(
-            optax.add_decayed_weights(WEIGHT_DECAY), optax.sgd(schedule, momentum=MOMENTUM)
-        )
+        rest = (np.dtype(dtype).type(x) for x in (MOMENTUM, WEIGHT_DECAY, AUX_WEIGHT, 0.0))
+        hyperparameters = step.Hyperparameters(schedule(np.arange(STEPS)).astype(dtype), *rest)
         state = TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=stats,
-            opt_state=rule.init(params),
+            opt_state=optimizer.sgd(0.0, 0.0, 0.0).init(params),
             metrics=Metrics.empty(CLASSES),
             report=StepReport.empty(),
             graphdef=graphdef,
-            optimizer=rule,
+            optimizer=optimizer.sgd,
         )
         infer = jax.jit(lambda state, images: state.apply(state.params, images, train=False)[0])
-        train_step = jax.jit(functools.partial(step.train_step, aux_loss_weight=AUX_WEIGHT))
+        train_step = jax.jit(functools.partial(step.train_step, hyperparameters=hyperparameters))
         logits = infer(state, images[0])
         losses, gradients = [], None
         for batch, marks in zip(images, jnp.asarray(labels, jnp.int32), strict=True):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
-from tiny import make_data, make_state, noisy
+from tiny import hyperparameters, make_data, make_state, noisy
 
 from googlenet_jax import step
 from googlenet_jax.checkpoint import SEAL, Checkpoints, Record
@@ -89,9 +89,9 @@ def test_a_saved_state_may_be_donated_at_once(tmp_path):
                 order,
                 jnp.int32(1),
                 key,
+                hyperparameters(),
                 batch_size=8,
                 preprocess=noisy,
-                aux_loss_weight=0.3,
             )
             expected[number] = jax.tree.map(np.array, current)
             checkpoints.save(current, RECORD)

@@ -17,7 +17,7 @@ import tiny_run
 
 import googlenet_jax
 import train.export
-from googlenet_jax import data, export, optimizer, preprocess, state
+from googlenet_jax import data, export, preprocess, state
 from googlenet_jax.checkpoint import Record, canonical, digest
 from googlenet_jax.config import Config
 from googlenet_jax.data import DatasetInfo
@@ -361,8 +361,7 @@ def test_an_export_has_no_other_checkpoints(exported):
 
 def test_a_run_starts_from_an_export(exported, model):
     config = Config.from_dict(config_of(exported)["config"])
-    schedule = optimizer.create_schedule(config.optimizer, 1, 1)
-    fresh = state.initialize(jax.random.key(7), config, data.digits.INFO, schedule)
+    fresh = state.initialize(jax.random.key(7), config, data.digits.INFO)
     started, _ = start_from(fresh, str(exported), data.digits.INFO.class_names)
     source = model.state
     for found, expected in zip(
@@ -387,8 +386,7 @@ def test_every_architecture_becomes_a_program(setting):
     """Whose batch stays open, and which gives the network's logits."""
     config, _ = flags.parse([*setting, "--config.model.width_multiplier=0.03"])
     info = DatasetInfo("colours", ("a", "b", "c"), (32, 32, 3), (0.5,) * 3, (0.25,) * 3)
-    schedule = optimizer.create_schedule(config.optimizer, 1, 1)
-    fresh = state.initialize(jax.random.key(7), config, info, schedule)
+    fresh = state.initialize(jax.random.key(7), config, info)
     program = jax.export.deserialize(
         bytearray(export.serialize(Model(info, fresh, Record([], {}, {}))))
     )

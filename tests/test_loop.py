@@ -115,16 +115,22 @@ def test_compiled_programs_are_kept_for_the_next_run(tmp_path, argument, cache, 
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / cache)}
     del environment["JAX_COMPILATION_CACHE_DIR"]
     arguments = [*tiny_run.ARGUMENTS, "--config.train.steps=1", argument]
-    run = subprocess.run(
-        [sys.executable, "-m", "train.main", *arguments, "--workdir", str(tmp_path / "run")],
-        env=environment | {"MPLCONFIGDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (line,) = (line for line in run.stdout.splitlines() if line.startswith("started in "))
-    assert re.fullmatch(r"started in .* s: import .* s, data .* s, state .* s, compile .* s", line)
-    assert "compil" not in run.stderr
+    # The second run is another one, of the same program: its numbers are arguments.
+    others = ["--config.optimizer.learning_rate=0.02", "--config.seed=7", "--config.train.steps=2"]
+    for number, changes in enumerate([[], others]):
+        workdir = ["--workdir", str(tmp_path / f"run{number}")]
+        run = subprocess.run(
+            [sys.executable, "-m", "train.main", *arguments, *changes, *workdir],
+            env=environment | {"MPLCONFIGDIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        (line,) = (line for line in run.stdout.splitlines() if line.startswith("started in "))
+        compiled = r"compile \(from the cache\)" if number and is_kept else "compile"
+        laps = f"started in .* s: import .* s, data .* s, state .* s, {compiled} .* s"
+        assert re.fullmatch(laps, line)
+        assert "compil" not in run.stderr
     kept = list((tmp_path / "cache").glob("googlenet_jax/compiled/jit_train_steps-*"))
     assert bool(kept) == is_kept
 

@@ -90,15 +90,15 @@ def test_update_equals_numpy():
     """
     config = OptimizerConfig(momentum=0.9, weight_decay=0.1)
     schedule_rates = [0.5, 0.2, 0.05]
-    update_rule = optimizer.create(config, lambda count: jnp.asarray(schedule_rates)[count])
     rng = np.random.default_rng(0)
     # A kernel, a bias and a BatchNorm scale: the decay holds for all of them.
     shapes = {"kernel": (3, 3, 2, 4), "bias": (4,), "scale": (4,)}
     expected = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     buffers = {name: np.zeros(shape) for name, shape in shapes.items()}
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), expected)
-    state = update_rule.init(params)
+    state = optimizer.create(config.name)(0.0, 0.0, 0.0).init(params)
     for rate in schedule_rates:
+        update_rule = optimizer.create(config.name)(rate, config.momentum, config.weight_decay)
         gradients = {name: rng.normal(size=shape) for name, shape in shapes.items()}
         updates, state = update_rule.update(
             jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradients), state, params

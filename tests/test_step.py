@@ -14,6 +14,7 @@ from tiny import (
     NUM_CLASSES,
     WEIGHT_DECAY,
     Tiny,
+    hyperparameters,
     make_data,
     make_state,
     noisy,
@@ -41,7 +42,9 @@ def copy(state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, state)
 
 
-run_steps = functools.partial(step.train_steps, batch_size=8, preprocess=noisy, aux_loss_weight=0.3)
+run_steps = functools.partial(
+    step.train_steps, batch_size=8, preprocess=noisy, hyperparameters=hyperparameters()
+)
 
 
 def assert_same_bits(first, second):
@@ -62,7 +65,9 @@ def test_two_steps_equal_numpy_in_float64():
         state = state.replace(metrics=Metrics.empty(NUM_CLASSES))  # float32 always
         params, stats = jax.device_get((state.params, state.batch_stats))
         buffers = golden.tree_map(np.zeros_like, params)
-        one_step = jax.jit(functools.partial(step.train_step, aux_loss_weight=0.3))
+        one_step = jax.jit(
+            functools.partial(step.train_step, hyperparameters=hyperparameters(dtype=np.float64))
+        )
         rng = np.random.default_rng(0)
         for _ in range(2):  # the second one has momentum and moved statistics
             images = rng.normal(size=(6, 8, 8, 1))
@@ -152,7 +157,14 @@ def test_each_step_takes_its_own_slice_of_the_order():
 def test_an_unsound_step_is_the_last_one():
     data = make_data(64)
     order = epoch_order(jax.random.key(0), 0, 64)
-    state = run_steps(make_state(learning_rate=1e30), data, order, jnp.int32(8), jax.random.key(1))
+    state = run_steps(
+        make_state(),
+        data,
+        order,
+        jnp.int32(8),
+        jax.random.key(1),
+        hyperparameters=hyperparameters(learning_rate=1e30),
+    )
     report = state.report
     assert not (np.isfinite(report.loss) and np.isfinite(report.grad_norm))
     # The first step starts from sound weights; the damage shows in the second or third.

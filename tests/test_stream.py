@@ -189,8 +189,8 @@ def make_feed(path, **fields):
     config.train.batch_size, config.eval.batch_size = 5, 4
     dataset = data.load(config.data, config.seed)
     schedule = optimizer.create_schedule(config.optimizer, 4, 40)
-    fresh = state.initialize(Keys.of(0).init, config, dataset.info, schedule)
-    return contextlib.closing(feeds.create(dataset, config)), fresh
+    fresh = state.initialize(Keys.of(0).init, config, dataset.info)
+    return contextlib.closing(feeds.create(dataset, config, schedule=schedule)), fresh
 
 
 def test_a_corrupt_picture_is_refused_or_named_once_and_skipped(folder, tmp_path, caplog):
@@ -335,9 +335,8 @@ def test_the_feed_s_step_is_the_one_in_memory(folder, monkeypatch):
     config = feed.thing._config
     stream = feed.thing.dataset
     (batch,) = take(stream.training_batches(5, np.arange(5), 0), 1)
-    other = state.initialize(
-        Keys.of(0).init, config, stream.info, optimizer.create_schedule(config.optimizer, 4, 40)
-    )
+    other = state.initialize(Keys.of(0).init, config, stream.info)
+    rates = np.full(4, feed.thing._schedule(0), np.float32)
     with feed as opened:
         opened.compile(fresh)
         streamed = opened.train(fresh, 1)
@@ -347,12 +346,12 @@ def test_the_feed_s_step_is_the_one_in_memory(folder, monkeypatch):
         np.arange(5),
         np.int32(1),
         Keys.of(0).step,
+        step.Hyperparameters.of(config, rates),
     )
     program = step.train_steps.lower(
         *arguments,
         batch_size=5,
         preprocess=preprocess.for_training(config.data, stream.info),
-        aux_loss_weight=0.3,
     ).compile()
     expected = program(*arguments)
     leaves = [jax.tree.leaves(each) for each in (streamed.params, expected.params)]

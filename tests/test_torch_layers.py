@@ -84,7 +84,7 @@ def test_initial_weights_have_pytorch_s_bounds_and_variance(fan):
     params = state.create(
         jax.random.key(0),
         lambda: models.create(config, (32, 32, 3), 10),
-        create(OptimizerConfig(), create_schedule(OptimizerConfig(), 1, 1)),
+        create("sgd"),
         10,
     ).params
     torch.manual_seed(0)
@@ -127,10 +127,11 @@ def test_updates_are_pytorch_s(name):
     start, gradients = rng.normal(size=7), rng.normal(size=(12, 7))
     # Optax's Adam raises a float to an integer power.
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        rule = create(config, create_schedule(config, 4, 12))
+        schedule, rule_of = create_schedule(config, 4, 12), create(name)
         params = jnp.asarray(start)
-        opt_state = rule.init(params)
-        for gradient in gradients:
+        opt_state = rule_of(0.0, 0.0, 0.0).init(params)
+        for number, gradient in enumerate(gradients):
+            rule = rule_of(schedule(number), config.momentum, config.weight_decay)
             updates, opt_state = rule.update(jnp.asarray(gradient), opt_state, params)
             params = params + updates
     theirs = torch.nn.Parameter(torch.from_numpy(start.copy()))

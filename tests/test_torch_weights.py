@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import googlenet_jax
-from googlenet_jax import optimizer, pictures, preprocess, state
+from googlenet_jax import pictures, preprocess, state
 from googlenet_jax.config import Config
 from googlenet_jax.data.cifar import CIFAR10
 from googlenet_jax.errors import CheckpointError, UserError
@@ -508,8 +508,7 @@ def test_torchvision_s_weights_start_a_fine_tuning(tmp_path):
 
     def fresh(model, classes):
         info = dataclasses.replace(CIFAR10.info, class_names=tuple(map(str, range(classes))))
-        schedule = optimizer.create_schedule(config.optimizer, 1, 1)
-        return state.initialize(jax.random.key(1), Config(model=model), info, schedule)
+        return state.initialize(jax.random.key(1), Config(model=model), info)
 
     own = fresh(config.model, 10)
     # Over the fan-out of a few classes it is so large that its first gradients undo what is known.

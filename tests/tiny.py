@@ -3,13 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
+from googlenet_jax import optimizer
 from googlenet_jax.config import ModelConfig
 from googlenet_jax.data import Arrays
 from googlenet_jax.models.layers import Linear, Unit
 from googlenet_jax.state import TrainState, create
+from googlenet_jax.step import Hyperparameters
 
 NUM_CLASSES = 10
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4
@@ -28,11 +29,14 @@ class Tiny(nnx.Module):
         return self.fc(self.dropout(x, deterministic=not train, rngs=key)), ()
 
 
-def make_state(build=Tiny, learning_rate=LEARNING_RATE) -> TrainState:
-    optimizer = optax.chain(
-        optax.add_decayed_weights(WEIGHT_DECAY), optax.sgd(learning_rate, momentum=MOMENTUM)
-    )
-    return create(jax.random.key(3), build, optimizer, NUM_CLASSES)
+def make_state(build=Tiny) -> TrainState:
+    return create(jax.random.key(3), build, optimizer.sgd, NUM_CLASSES)
+
+
+def hyperparameters(learning_rate=LEARNING_RATE, dtype=np.float32) -> Hyperparameters:
+    """A rate that stays the same."""
+    rest = (dtype(number) for number in (MOMENTUM, WEIGHT_DECAY, 0.3, 0.0))
+    return Hyperparameters(np.full(1, learning_rate, dtype), *rest)
 
 
 def make_data(size: int) -> Arrays:

@@ -73,13 +73,14 @@ def train_and_evaluate(
         with parallel.first_process_first("data"):  # it may have to prepare them
             dataset = data.load(config.data, config.seed)
         parallel.check_same("data set", dataset.provenance["sha256"])
-        feed = stack.enter_context(contextlib.closing(feeds.create(dataset, config, mesh)))
-        console.say(f"data: {messages.describe_data(dataset)}")
-        start_up.lap("data")
         plan = Plan.of(config, Split.TRAIN.num_examples(dataset))
         schedule = plan.schedule(config)
+        feed = feeds.create(dataset, config, mesh, schedule)
+        stack.enter_context(contextlib.closing(feed))
+        console.say(f"data: {messages.describe_data(dataset)}")
+        start_up.lap("data")
         init_key = parallel.replicate(Keys.of(config.seed).init, mesh)
-        train_state = state.initialize(init_key, config, dataset.info, schedule)
+        train_state = state.initialize(init_key, config, dataset.info)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(train_state.params))
         console.say(f"model: {messages.describe_model(config, parameters)}")
 
@@ -124,8 +125,8 @@ def train_epochs(
     if len(record.history) == run.plan.epochs:
         return record
     console.say("compiling the training steps")
-    run.feed.compile(train_state)
-    start_up.lap("compile")
+    was_kept = run.feed.compile(train_state)
+    start_up.lap("compile (from the cache)" if was_kept else "compile")
     console.say(start_up.describe())
     every = run.config.eval.every_epochs
     with TensorBoard(folder / "tensorboard", record.history) as board:

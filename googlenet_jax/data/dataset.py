@@ -26,9 +26,9 @@ MAX_STORED_BYTES = 2**32  # of a data set that is to lie whole on a device
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """Images and their labels, on the host or on a device."""
+    """Images and their labels, on the host or, each image as a row of pixels, on devices."""
 
-    images: UInt8[Array | np.ndarray, "examples height width channels"]
+    images: UInt8[Array | np.ndarray, "examples ..."]
     labels: Int[Array | np.ndarray, " examples"]
 
     def __getitem__(self, index: Any) -> Self:
@@ -159,8 +159,16 @@ class Dataset:
             yield self.splits[split][start : start + batch_size]
 
     def on_devices(self, mesh: Mesh | None) -> Self:
-        """The same data set with its arrays on every device of a mesh, or on the first device."""
-        return dataclasses.replace(self, splits=parallel.replicate(self.splits, mesh))
+        """The same data set with its arrays on every device of a mesh, or on the first device.
+
+        Each image is a row there. A TPU keeps arrays in tiles, and programs would begin with a
+        copy of all images into tiles that a batch can be gathered from.
+        """
+        rows = {
+            split: Arrays(arrays.images.reshape(len(arrays), -1), arrays.labels)
+            for split, arrays in self.splits.items()
+        }
+        return dataclasses.replace(self, splits=parallel.replicate(rows, mesh))
 
 
 @runtime_checkable
