@@ -1,0 +1,113 @@
+"""A config's programs, compiled for devices that are not there."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from benchmarks.targets import Target
+from googlenet_jax import parallel, preprocess, state, step
+from googlenet_jax.config import Config
+from googlenet_jax.data import Arrays, DatasetInfo
+from googlenet_jax.data.cifar import FORMATS
+from googlenet_jax.data.digits import INFO as DIGITS
+from googlenet_jax.errors import ConfigError
+from train import flags
+
+WHOLE = PartitionSpec()
+CLASSES = 1000  # of a data set that is streamed, whose own number only its files tell
+TRAIN_EXAMPLES = {"cifar10": 50_000, "cifar100": 50_000, "digits": 1_347}
+TEST_EXAMPLES = {"cifar10": 10_000, "cifar100": 10_000, "digits": 450}
+
+
+def compile_program(
+    target: Target, number: int, work: str, arguments: list[str]
+) -> jax.stages.Compiled:
+    """The program of one call.
+
+    Args:
+      target: the device.
+      number: of devices.
+      work: "training" or "evaluation".
+      arguments: of the training program: --config and its overrides.
+
+    Raises:
+      UserError: the config is wrong, or does not suit the devices.
+    """
+    config, _ = flags.parse(arguments)
+    try:
+        devices = target.devices(number)
+    except ValueError as error:
+        raise ConfigError(f"--devices={number}: {error}") from error
+    mesh = Mesh(np.array(devices), (parallel.AXIS,), axis_types=(AxisType.Auto,))
+    parallel.check_batch_size(config.train.batch_size, mesh)
+    info = describe_data(config)
+    abstract = jax.eval_shape(lambda: state.initialize(jax.random.key(0), config, info))
+    trace = trace_training if work == "training" else trace_evaluation
+    traced = trace(config, info, placed(abstract, mesh), mesh)
+    return traced.lower(lowering_platforms=(target.platform,)).compile()
+
+
+def describe_data(config: Config) -> DatasetInfo:
+    """The images of a config's data set, without the data."""
+    known = {name: form.info for name, form in FORMATS.items()} | {"digits": DIGITS}
+    if info := known.get(config.data.name):
+        return info
+    side = config.data.crop_size
+    names = tuple(map(str, range(CLASSES)))
+    return DatasetInfo(config.data.name, names, (side, side, 3), (0.5,) * 3, (0.25,) * 3)
+
+
+def placed(tree: PyTree, mesh: Mesh, spec: PartitionSpec = WHOLE) -> PyTree:
+    """Shapes with a place on the devices; on each of them, unless `spec` says otherwise."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
+def trace_training(config: Config, info: DatasetInfo, abstract: Any, mesh: Mesh) -> Any:
+    """The training steps of a data set in memory, or one on a batch that was streamed."""
+    batch, examples = config.train.batch_size, TRAIN_EXAMPLES.get(info.name)
+    number, index = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.int32)
+    rates = jax.ShapeDtypeStruct((max(1, (examples or batch) // batch),), np.float32)
+    hyperparameters = step.Hyperparameters(rates, *[number] * 4)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    for_training = preprocess.for_training(config.data, info)
+    if examples is None:
+        images, labels = placed(arrays(batch, info), mesh, PartitionSpec(parallel.AXIS))
+        rest = placed((key, hyperparameters), mesh)
+        return step.train_on_batch.trace(
+            abstract, images, labels, *rest, preprocess=for_training, mesh=mesh
+        )
+    data = Arrays(*arrays(examples, info, as_rows=True))
+    order = jax.ShapeDtypeStruct((examples,), np.int32)
+    rest = placed((data, order, index, key, hyperparameters), mesh)
+    return step.train_steps.trace(
+        abstract, *rest, batch_size=batch, preprocess=for_training, mesh=mesh
+    )
+
+
+def trace_evaluation(config: Config, info: DatasetInfo, abstract: Any, mesh: Mesh) -> Any:
+    """The evaluation of a test set in memory, or of one batch that was streamed."""
+    examples, for_evaluation = TEST_EXAMPLES.get(info.name), preprocess.for_evaluation(info)
+    batch = parallel.divisible(config.eval.batch_size, mesh)
+    if examples is None:
+        mask = jax.ShapeDtypeStruct((batch,), jnp.bool)
+        inputs = placed((*arrays(batch, info), mask), mesh, PartitionSpec(parallel.AXIS))
+        return step.evaluate_on_batch.trace(abstract, *inputs, preprocess=for_evaluation, mesh=mesh)
+    data = placed(Arrays(*arrays(examples, info, as_rows=True)), mesh)
+    return step.evaluate.trace(
+        abstract, data, batch_size=batch, preprocess=for_evaluation, mesh=mesh
+    )
+
+
+def arrays(number: int, info: DatasetInfo, as_rows: bool = False) -> tuple[Any, Any]:
+    """The shapes of so many images and labels."""
+    shape = (math.prod(info.image_shape),) if as_rows else info.image_shape
+    images = jax.ShapeDtypeStruct((number, *shape), np.uint8)
+    return images, jax.ShapeDtypeStruct((number,), np.int32)

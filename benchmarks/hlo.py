@@ -1,0 +1,207 @@
+"""What a compiled program's text says: its kernels, the bytes that they move, XLA's estimates.
+
+A program is a list of instructions in computations. Those of the entry are done once a call;
+those of a loop's body once a step. A kernel is an instruction that does something: not one that
+names, groups or reinterprets what is there. Its bytes are those of its results and of what it
+reads: where a fusion cuts a part out of an operand, that part.
+"""
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+NO_KERNELS = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+WIDTHS = {"pred": 1, "bf16": 2, "f8e4m3fn": 1, "f8e5m2": 1} | {
+    f"{kind}{bits}": bits // 8 for kind in "fsu" for bits in (8, 16, 32, 64)
+}
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+_INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)")
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{\s*$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation.
+
+    Attributes:
+      name: unique in the program.
+      shape: of its result, as text.
+      opcode: what it does.
+      operands: names.
+      rest: its attributes, as text.
+      is_root: its result is the computation's.
+    """
+
+    name: str
+    shape: str
+    opcode: str
+    operands: list[str]
+    rest: str
+    is_root: bool
+
+    @property
+    def bytes(self) -> int:
+        """Of its result."""
+        return sum(n * WIDTHS.get(kind, 0) for kind, n in _arrays(self.shape))
+
+    @property
+    def elements(self) -> int:
+        """Numbers in its result."""
+        return sum(n for _, n in _arrays(self.shape))
+
+    def attribute(self, pattern: str) -> str | None:
+        """What the group of a regular expression finds in its attributes."""
+        found = re.search(pattern, self.rest)
+        return found and found[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """An instruction that does something.
+
+    Attributes:
+      name: unique in the program.
+      kind: its opcode, or what it calls: "fusion:loop_add_fusion", "custom-call:__cudnn$conv".
+      shape: of its result.
+      bytes: that it moves.
+      cycles: XLA's estimate; 0 where it makes none.
+      layer: of the model, with "backward" if it belongs to a gradient; "" if to none.
+    """
+
+    name: str
+    kind: str
+    shape: str
+    bytes: int
+    cycles: int
+    layer: str
+
+
+class Program:
+    """A compiled program, from its text.
+
+    Attributes:
+      entry: its kernels outside of loops.
+      loop: those of one round of its largest loop; none if it has no loop.
+    """
+
+    def __init__(self, text: str):
+        self._computations = _parse(text)
+        self._reads: dict[str, dict[int, float]] = {}
+        found = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
+        assert found, "no program"
+        bodies = re.findall(r" while\(.*body=%?([\w.\-]+)", text)
+        body = max(bodies, key=lambda name: len(self._computations[name]), default=None)
+        self.entry = list(self._kernels(found[1]))
+        self.loop = list(self._kernels(body)) if body else []
+
+    def _kernels(self, computation: str) -> Iterator[Kernel]:
+        instructions = {each.name: each for each in self._computations[computation]}
+        for each in instructions.values():
+            if each.opcode in NO_KERNELS:
+                continue
+            called = each.attribute(r"calls=%?([\w.\-]+)")
+            kind = each.opcode
+            if kind == "fusion":
+                kind += ":" + re.sub(r"[.\d]+$", "", each.name)
+            elif kind == "custom-call":
+                kind += ":" + (each.attribute(r'custom_call_target="([^"]+)"') or "")
+            reads = self._read(called) if called else {}
+            moved = each.bytes + sum(
+                reads.get(i, 0) if called else instructions[name].bytes
+                for i, name in enumerate(each.operands)
+                if name in instructions
+            )
+            cycles = int(each.attribute(r'"estimated_cycles":"(\d+)"') or 0)
+            layer = layer_of(each.attribute(r'op_name="([^"]+)"') or "")
+            yield Kernel(each.name, kind, each.shape, round(moved), cycles, layer)
+
+    def _read(self, computation: str) -> dict[int, float]:
+        """The bytes that a fused computation reads of each of its parameters.
+
+        From the result backwards: each instruction needs so many numbers of its operands.
+        """
+        if computation in self._reads:
+            return self._reads[computation]
+        instructions = {each.name: each for each in self._computations[computation]}
+        needed: Counter[str] = Counter(
+            {each.name: each.elements for each in instructions.values() if each.is_root}
+        )
+        reads = {}
+        for each in reversed(instructions.values()):
+            wanted = min(needed[each.name], each.elements)
+            if each.opcode == "parameter":
+                reads[int(each.operands[0])] = wanted * each.bytes / max(1, each.elements)
+                continue
+            for i, name in enumerate(each.operands):
+                if name not in instructions:
+                    continue
+                size = instructions[name].elements
+                if each.opcode in ("slice", "dynamic-slice", "gather"):
+                    share = wanted if i == 0 else size
+                elif each.opcode in ("concatenate", "reduce"):
+                    share = size * wanted / max(1, each.elements)
+                elif each.opcode == "tuple":
+                    share = size
+                else:
+                    share = min(size, wanted)
+                needed[name] += math.ceil(share)
+        self._reads[computation] = reads
+        return reads
+
+
+def layer_of(op_name: str) -> str:
+    """The model's layer that an operation's name tells of, such as "inception3a/conv3x3"."""
+    scopes = re.findall(r"[\w.]+", op_name.replace("jit(", "(").replace("while/body", ""))
+    named = [s for s in scopes if re.fullmatch(LAYERS, s)]
+    layer = "/".join(dict.fromkeys(named))
+    return f"{layer} backward" if layer and "transpose(" in op_name else layer
+
+
+LAYERS = (
+    r"conv1|conv2|conv2_reduce|maxpool\d|inception\d\w|aux\d|fc|bn|block\d_\d+"
+    r"|reduce|conv3x3|conv5x5\w*|pool|pool_proj"
+)
+
+
+def _arrays(shape: str) -> list[tuple[str, int]]:
+    return [
+        (kind, math.prod(int(n) for n in sizes.split(",") if n))
+        for kind, sizes in _SHAPE.findall(shape)
+        if kind in WIDTHS
+    ]
+
+
+def _parse(text: str) -> dict[str, list[Instruction]]:
+    computations: dict[str, list[Instruction]] = {}
+    current: list[Instruction] = []
+    for line in text.splitlines():
+        if not line.startswith(" "):
+            if found := _COMPUTATION.match(line):
+                current = computations.setdefault(found[2], [])
+        elif found := _INSTRUCTION.match(line):
+            current.append(_instruction(found[2], found[3], bool(found[1])))
+    return computations
+
+
+def _instruction(name: str, text: str, is_root: bool) -> Instruction:
+    end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
+    shape, text = text[:end], text[end + 1 :]
+    start = text.index("(")
+    end = _closing(text, start)
+    arguments = text[start + 1 : end]
+    opcode = text[:start]
+    operands = [arguments] if opcode == "parameter" else re.findall(r"%([\w.\-]+)", arguments)
+    return Instruction(name, shape, opcode, operands, text[end + 1 :], is_root)
+
+
+def _closing(text: str, start: int) -> int:
+    """Where the parenthesis that opens at `start` is closed."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] == "(") - (text[i] == ")")
+        if depth == 0:
+            return i
+    raise ValueError(f"never closed: {text[:80]}")

@@ -1,0 +1,149 @@
+"""Devices for which programs are compiled on a machine that has none: what XLA's compilers ask.
+
+A TPU's compiler comes with libtpu, a GPU's with JAX's CUDA plugin; neither looks for a device.
+"""
+
+import dataclasses
+import importlib.util
+from typing import Any
+
+PACKAGES = {"tpu": "libtpu", "cuda": "jax_cuda12_plugin"}
+EXTRAS = {"tpu": "tpu", "cuda": "cuda"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A device, by its vendor's data sheet.
+
+    Attributes:
+      name: of the product.
+      platform: as `jax.stages.Traced.lower` names it: "tpu" or "cuda".
+      tflops: dense bfloat16 products a second, in 1e12 operations.
+      bandwidth: of its memory, bytes a second.
+      memory: bytes.
+      clock: cycles a second in which XLA's estimates count; None where that is not known.
+      topologies: of a TPU: by the number of devices, how they are wired.
+      description: of a GPU: the fields of XLA's `GpuDeviceInfoProto`.
+    """
+
+    name: str
+    platform: str
+    tflops: float
+    bandwidth: float
+    memory: float
+    clock: float | None = None
+    topologies: dict[int, str] = dataclasses.field(default_factory=dict)
+    description: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        """What must be set before JAX is imported."""
+        if self.platform == "cuda":
+            return {
+                "JAX_PLATFORMS": "",
+                "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+                "XLA_FLAGS": "--xla_gpu_autotune_level=0",  # trying kernels out needs the device
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+            }
+        return {
+            "JAX_PLATFORMS": "cpu",
+            "TPU_SKIP_MDS_QUERY": "1",
+            "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "TPU_WORKER_ID": "0",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+
+    def is_installed(self) -> bool:
+        """Whether the compiler is there."""
+        return importlib.util.find_spec(PACKAGES[self.platform]) is not None
+
+    def devices(self, number: int) -> list[Any]:
+        """Stand-ins for so many of them, to be put into a mesh.
+
+        Raises:
+          ValueError: they are not wired in such a number.
+        """
+        from jax.experimental import topologies  # once the environment is set
+
+        if self.platform == "cuda":
+            text = description_text(self.name, self.description)
+            topology = topologies.get_topology_desc(
+                self.name, "cuda", target_config=text, topology=f"1x1x{number}"
+            )
+            return list(topology.devices)
+        wired = [size for size in self.topologies if size >= number]
+        if not wired:
+            raise ValueError(f"{number} devices: at most {max(self.topologies)} are known of")
+        layout = self.topologies[min(wired)]
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=layout)
+        return list(topology.devices)[:number]
+
+
+def description_text(name: str, fields: dict[str, Any]) -> str:
+    """A GPU's target configuration in the text format of protocol buffers."""
+    info = " ".join(f"{field}: {value}" for field, value in fields.items() if field != "major")
+    return (
+        f"gpu_device_info {{ {info} cuda_compute_capability {{ major: {fields['major']} }} }} "
+        'platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } '
+        f'runtime_version {{ major: 12 minor: 8 }} device_description_str: "{name}"'
+    )
+
+
+_GPU = {
+    "threads_per_block_limit": 1024,
+    "threads_per_warp": 32,
+    "shared_memory_per_block": 49152,
+    "threads_per_core_limit": 2048,
+    "block_dim_limit_x": 2147483647,
+    "block_dim_limit_y": 65535,
+    "block_dim_limit_z": 65535,
+    "registers_per_core_limit": 65536,
+    "registers_per_block_limit": 65536,
+}
+_FLAT = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8"}
+_CUBE = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4"}
+
+
+def _tpu(generation: str, layouts: dict[int, str]) -> dict[int, str]:
+    return {number: f"{generation}:{layout}" for number, layout in layouts.items()}
+
+
+TARGETS = {
+    "h100": Target(
+        "NVIDIA H100 80GB HBM3",
+        *("cuda", 989, 3.352e12, 84929347584),
+        description=_GPU
+        | {
+            "core_count": 132,
+            "fpus_per_core": 128,
+            "shared_memory_per_core": 233472,
+            "shared_memory_per_block_optin": 232448,
+            "memory_bandwidth": 3352320000000,
+            "l2_cache_size": 52428800,
+            "clock_rate_ghz": 1.98,
+            "device_memory_size": 84929347584,
+            "major": 9,
+        },
+    ),
+    "a100": Target(
+        "NVIDIA A100-SXM4-80GB",
+        *("cuda", 312, 2.039e12, 84987740160),
+        description=_GPU
+        | {
+            "core_count": 108,
+            "fpus_per_core": 64,
+            "shared_memory_per_core": 167936,
+            "shared_memory_per_block_optin": 166912,
+            "memory_bandwidth": 2039000000000,
+            "l2_cache_size": 41943040,
+            "clock_rate_ghz": 1.41,
+            "device_memory_size": 84987740160,
+            "major": 8,
+        },
+    ),
+    "v4": Target("TPU v4", "tpu", 275, 1.228e12, 32e9, 1.05e9, _tpu("v4", _CUBE)),
+    "v5e": Target("TPU v5e", "tpu", 197, 0.819e12, 16e9, 0.94e9, _tpu("v5e", _FLAT)),
+    "v5p": Target("TPU v5p", "tpu", 459, 2.765e12, 95e9, None, _tpu("v5p", _CUBE)),
+    "v6e": Target("TPU v6e", "tpu", 918, 1.64e12, 32e9, None, _tpu("v6e", _FLAT)),
+}
