@@ -85,9 +85,19 @@ class Rival:
         self._process.terminate()
         self._process.join()
 
-    def seconds(self, steps: int) -> float:
-        """What so many steps take, behind an untimed one."""
+    def seconds(self, steps: int, limit: float | None = None) -> float:
+        """What so many steps take, behind an untimed one.
+
+        Args:
+          steps: to be timed.
+          limit: seconds to wait for the answer; None waits for ever.
+
+        Raises:
+          TimeoutError: there is none.
+        """
         self._connection.send(steps)
+        if not self._connection.poll(limit):
+            raise TimeoutError
         seconds, self.peak_memory = self._connection.recv()
         return seconds
 

@@ -2,9 +2,10 @@
 
     python -m benchmarks.gpu --out runs/gpu --config.data.path=cifar-10-binary.tar.gz
 
-First the comparison with PyTorch, then the article's 95.16 % run (row 8) in bfloat16, with its
-evaluations. What does not fit into the time goes on when the same command is given again. It ends
-with images/s, model FLOP/s utilisation, accuracy and time so far.
+First, in at most three minutes, images/s of this project's training step and of PyTorch's, the
+device's description for `benchmarks.targets`, and the time of each operation of a step; then the
+article's 95.16 % run (row 8) in bfloat16. Each figure is in the folder as soon as it is known, and
+the run's metrics and checkpoint after each epoch. The same command goes on with what is left.
 """
 
 import argparse
@@ -13,28 +14,107 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import TRAINING_GFLOP
+from benchmarks.compare import TRAINING_GFLOP, TURN_SECONDS, Contender, Rival, machine
 
 # Dense bfloat16 TFLOP/s by the vendor's data sheets (NVIDIA A100, H100 SXM and H200 SXM).
 PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989}
 SAVING_SECONDS = 20
+SPEED_SECONDS = 180
+COMPILE_SECONDS = 60  # of `torch.compile`, which may take many minutes for this network
 
 
-def run_until(deadline: float, command: list[str]) -> int:
+def run_until(deadline: float, command: list[str], output: Path | None = None) -> int:
     """Runs a command; at the deadline (by `time.monotonic`) it is asked to save and end.
+
+    Args:
+      deadline: when.
+      command: a module and its arguments.
+      output: file for what it prints.
 
     Returns:
       Its exit status; 143 where it was stopped.
     """
-    process = subprocess.Popen([sys.executable, "-m", *command])
+    file = output.open("w") if output else None
+    process = subprocess.Popen([sys.executable, "-m", *command], stdout=file)
     try:
         return process.wait(max(0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
         return process.wait()
+
+
+def entrants(batch_sizes: list[int]) -> Iterator[tuple[int, Contender]]:
+    """The training steps to be timed, what matters most first."""
+    theirs = {"training": True, "channels_last": True, "autocast": True}
+    for size in batch_sizes:
+        own = {"batch_size": size, "dtype": "bfloat16"}
+        yield size, Contender("googlenet_jax", "bfloat16", "jax_step:training", own)
+        eager = theirs | {"batch_size": size}
+        name = "PyTorch channels_last, autocast"
+        yield size, Contender(f"{name}, eager", "bfloat16", "torch_step:steps", eager)
+    compiled = theirs | {"batch_size": batch_sizes[0], "compiled": True}
+    yield (
+        batch_sizes[0],
+        Contender(f"{name}, compiled", "bfloat16", "torch_step:steps", compiled),
+    )
+
+
+def measure(contender: Contender, batch_size: int, limit: float) -> float | None:
+    """Images a second of a step; None if the first one takes longer than so many seconds."""
+    with Rival(contender) as rival:
+        try:
+            rival.seconds(1, limit)
+        except TimeoutError:
+            return None
+        number = max(1, round(TURN_SECONDS / rival.seconds(1)))
+        return batch_size * number / rival.seconds(number)
+
+
+def measure_speeds(deadline: float, batch_sizes: list[int], path: Path) -> list[dict[str, Any]]:
+    """A row for each contender, in the file as soon as it is known; those in it are kept."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {(row["batch_size"], row["contender"]) for row in rows}
+    for size, contender in entrants(batch_sizes):
+        left = deadline - time.monotonic()
+        if (size, contender.name) in done or left < 0:
+            continue
+        limit = min(left, COMPILE_SECONDS) if contender.options.get("compiled") else left
+        speed = measure(contender, size, limit)
+        row = {"batch_size": size, "contender": contender.name, "images_per_second": speed}
+        if speed is None:
+            row["not_ready_after_seconds"] = round(limit)
+        rows.append(row)
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(describe_speed(row), flush=True)
+    return rows
+
+
+def describe_speed(row: dict[str, Any]) -> str:
+    """A row in a line."""
+    found = f"batch {row['batch_size']}, {row['contender']}: "
+    if row["images_per_second"] is None:
+        return f"{found}not ready after {row['not_ready_after_seconds']} s"
+    return f"{found}{row['images_per_second']:,.0f} images/s"
+
+
+def write_device(path: Path) -> str:
+    """Writes what XLA says of the device, in the form of `Target.description`; returns its name.
+
+    In another process: this one must not take the device's memory.
+    """
+    code = (
+        "import jax, jaxlib.xla_client, sys\n"
+        "topology = jaxlib.xla_client.get_topology_for_devices(jax.devices())\n"
+        "open(sys.argv[1], 'w').write(getattr(topology, 'target_config', 'none: no GPU\\n'))\n"
+        "print(jax.devices()[0].device_kind)"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def utilisation(machine: str, images_per_second: float) -> str:
@@ -46,17 +126,10 @@ def utilisation(machine: str, images_per_second: float) -> str:
     return f"{achieved:.3g} TFLOP/s, of an unknown peak"
 
 
-def describe(comparison: dict[str, Any], history: list[dict[str, Any]]) -> str:
-    """What is known so far, in a few lines."""
-    lines = [f"comparison: {comparison['machine']}"]
-    lines += [
-        f"  {row['work']}, batch {row['batch_size']}, {row['contender']}: "
-        f"{row['images_per_second']:,.0f} images/s, {row['share_of_ceiling']:.1%} of the ceiling "
-        f"of {row['ceiling_gflop_per_second'] / 1e3:,.3g} TFLOP/s"
-        for row in comparison["rows"]
-    ]
+def describe_run(device: str, history: list[dict[str, Any]]) -> str:
+    """How far row 8 is, in a line."""
     if not history:
-        return "\n".join([*lines, "row 8: no epoch is finished yet"])
+        return "row 8: no epoch is finished yet"
     last = history[-1]
     seconds = sum(entry["seconds"] for entry in history)
     speed = sum(entry["images_per_second"] for entry in history) / len(history)
@@ -64,37 +137,42 @@ def describe(comparison: dict[str, Any], history: list[dict[str, Any]]) -> str:
     reached = "not evaluated yet"
     if accuracies:
         reached = f"test accuracy {accuracies[-1]:.4f}, best so far {max(accuracies):.4f}"
-    lines.append(
+    return (
         f"row 8: epoch {last['epoch']} in {seconds:.0f} s, {speed:,.0f} images/s "
-        f"({utilisation(comparison['machine'], speed)}); {reached}"
+        f"({utilisation(device, speed)}); {reached}"
     )
-    return "\n".join(lines)
 
 
 def main() -> None:
-    """Compares, trains, reports."""
+    """Measures, trains, reports."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="where all is kept")
     parser.add_argument("--minutes", type=float, default=8.5, help="when to stop and save")
-    parser.add_argument("--batch-sizes", nargs="+", default=["128"], help="of the comparison")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[128, 512, 1024])
     arguments, overrides = parser.parse_known_args()
-    deadline = time.monotonic() + 60 * arguments.minutes - SAVING_SECONDS
+    started, out = time.monotonic(), arguments.out
+    deadline = started + 60 * arguments.minutes - SAVING_SECONDS
 
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    figures, workdir = arguments.out / "compare.json", arguments.out / "row8"
-    if not figures.exists():
-        begun = arguments.out / "compare.begun.json"  # a comparison that is stopped starts anew
-        compare = ["benchmarks.compare", "--work", "training", "inference", "--json", str(begun)]
-        status = run_until(deadline, [*compare, "--batch-sizes", *arguments.batch_sizes])
-        if status:
-            sys.exit(status)
-        begun.replace(figures)
+    out.mkdir(parents=True, exist_ok=True)
+    device, profile = write_device(out / "device.txt"), out / "profile.md"
+    (out / "machine.txt").write_text(f"{machine()}\n")
+    print(device)
+    until = min(deadline, started + SPEED_SECONDS)
+    rows = measure_speeds(until, arguments.batch_sizes, out / "speeds.jsonl")
+    if not profile.exists() and time.monotonic() < until:
+        size = str(arguments.batch_sizes[0])
+        command = ["benchmarks.profile", "--batch-size", size, "--dtype", "bfloat16"]
+        begun = out / "profile.begun.md"
+        if run_until(until, [*command, "--rows", "1000"], begun) == 0:
+            begun.replace(profile)
+    workdir = out / "row8"
     train = ["train.main", "--config", "cifar10", "--config.model.dtype=bfloat16"]
     status = run_until(deadline, [*train, "--workdir", str(workdir), *overrides])
 
     metrics = workdir / "metrics.jsonl"
     lines = metrics.read_text().splitlines() if metrics.exists() else []
-    print(describe(json.loads(figures.read_text()), [json.loads(line) for line in lines]))
+    print(device, *map(describe_speed, rows), sep="\n")
+    print(describe_run(device, [json.loads(line) for line in lines]))
     if status == 128 + signal.SIGTERM:
         print("time is up; the same command goes on")
     elif status:

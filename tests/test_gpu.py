@@ -3,25 +3,10 @@
 import json
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
-
-COMPARISON = {
-    "machine": "NVIDIA H100 80GB HBM3, 16 cores",
-    "rows": [
-        {
-            "work": "training",
-            "batch_size": 128,
-            "contender": "googlenet_jax, bfloat16",
-            "images_per_second": 10_000.0,
-            "share_of_ceiling": 0.125,
-            "ceiling_gflop_per_second": 600e3,
-        }
-    ],
-}
+from benchmarks import compare, gpu
 
 
 def test_utilisation_is_of_the_published_peak():
@@ -36,34 +21,46 @@ def test_description():
         {"epoch": 2, "seconds": 4.0, "images_per_second": 12_000.0, "test_accuracy": 0.4},
         {"epoch": 3, "seconds": 4.0, "images_per_second": 10_000.0},
     ]
-    first, second, third = gpu.describe(COMPARISON, history).splitlines()
-    assert first == "comparison: NVIDIA H100 80GB HBM3, 16 cores"
-    assert "10,000 images/s, 12.5% of the ceiling of 600 TFLOP/s" in second
-    assert third == (
+    assert gpu.describe_run("NVIDIA H100 80GB HBM3", history) == (
         "row 8: epoch 3 in 16 s, 10,000 images/s (93.4 TFLOP/s, 9.4% of 989); "
         "test accuracy 0.4000, best so far 0.5000"
     )
-    assert gpu.describe(COMPARISON, []).endswith("no epoch is finished yet")
-    assert gpu.describe(COMPARISON, history[2:]).endswith("not evaluated yet")
+    assert gpu.describe_run("", []).endswith("no epoch is finished yet")
+    assert gpu.describe_run("", history[2:]).endswith("not evaluated yet")
 
 
-def test_a_comparison_that_was_stopped_is_made_again(tmp_path, monkeypatch):
-    """It keeps its figures as it goes; they are taken for the whole only when it has ended."""
-    asked, statuses = [], iter([143, 0, 0])
+def test_speeds_are_kept_as_soon_as_they_are_known(tmp_path, monkeypatch):
+    """What is stopped goes on with those that are missing; what compiles too long is named."""
+    asked = []
 
-    def run_until(deadline, command):
-        asked.append(command[0])
-        if "--json" in command:
-            figures = Path(command[command.index("--json") + 1])
-            figures.write_text(json.dumps(COMPARISON))
-        return next(statuses)
+    def measure(contender, batch_size, limit):
+        asked.append((batch_size, contender.name.rpartition(" ")[2]))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return None if contender.options.get("compiled") else 1000.4
 
-    monkeypatch.setattr(gpu, "run_until", run_until)
-    monkeypatch.setattr("sys.argv", ["gpu", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit):
-        gpu.main()
-    gpu.main()
-    assert asked == ["benchmarks.compare", "benchmarks.compare", "train.main"]
+    monkeypatch.setattr(gpu, "measure", measure)
+    path, deadline = tmp_path / "speeds.jsonl", time.monotonic() + 600
+    with pytest.raises(KeyboardInterrupt):
+        gpu.measure_speeds(deadline, [128, 512], path)
+    rows = gpu.measure_speeds(deadline, [128, 512], path)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows
+    every = [(128, "googlenet_jax"), (128, "eager"), (512, "googlenet_jax"), (512, "eager")]
+    assert asked == [*every[:3], *every[2:], (128, "compiled")]
+    assert gpu.describe_speed(rows[0]) == "batch 128, googlenet_jax: 1,000 images/s"
+    assert gpu.describe_speed(rows[-1]).endswith("compiled: not ready after 60 s")
+    assert gpu.measure_speeds(time.monotonic() - 1, [8], tmp_path / "late.jsonl") == []
+
+
+def test_a_contender_that_takes_too_long_is_given_up():
+    slow = compare.Contender("slow", "float32", "jax_step:product", {"dtype": "float32", "size": 8})
+    assert gpu.measure(slow, 8, limit=0.0) is None
+
+
+def test_the_device_describes_itself(tmp_path):
+    """A CPU has nothing to say; a GPU gives what its compiler asks for."""
+    assert gpu.write_device(tmp_path / "device.txt") == "cpu"
+    assert (tmp_path / "device.txt").read_text() == "none: no GPU\n"
 
 
 @pytest.fixture
