@@ -26,8 +26,11 @@ TEST_EXAMPLES = {"cifar10": 10_000, "cifar100": 10_000, "digits": 450}
 
 def compile_program(
     target: Target, number: int, work: str, arguments: list[str]
-) -> jax.stages.Compiled:
-    """The program of one call.
+) -> tuple[jax.stages.Compiled, float]:
+    """The program of one call, and the operations that one step of it is on each device.
+
+    The operations are counted in the program that JAX makes for a CPU, before it is compiled: a
+    GPU's compiler does not tell them.
 
     Args:
       target: the device.
@@ -43,13 +46,18 @@ def compile_program(
         devices = target.devices(number)
     except ValueError as error:
         raise ConfigError(f"--devices={number}: {error}") from error
-    mesh = Mesh(np.array(devices), (parallel.AXIS,), axis_types=(AxisType.Auto,))
-    parallel.check_batch_size(config.train.batch_size, mesh)
+    meshes = [
+        Mesh(np.array(each), (parallel.AXIS,), axis_types=(AxisType.Auto,))
+        for each in (devices, jax.devices("cpu")[:1])
+    ]
+    parallel.check_batch_size(config.train.batch_size, meshes[0])
     info = describe_data(config)
     abstract = jax.eval_shape(lambda: state.initialize(jax.random.key(0), config, info))
     trace = trace_training if work == "training" else trace_evaluation
-    traced = trace(config, info, placed(abstract, mesh), mesh)
-    return traced.lower(lowering_platforms=(target.platform,)).compile()
+    traced, on_cpu = (trace(config, info, placed(abstract, mesh), mesh) for mesh in meshes)
+    costs = on_cpu.lower().cost_analysis()
+    compiled = traced.lower(lowering_platforms=(target.platform,)).compile()
+    return compiled, costs["flops"] / number
 
 
 def describe_data(config: Config) -> DatasetInfo:

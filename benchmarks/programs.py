@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hlo import COLLECTIVES, Kernel, Program
-from benchmarks.targets import EXTRAS, PACKAGES, TARGETS, Target
+from benchmarks.targets import COMPILERS, TARGETS, Target
 
 
 def main(argv: list[str]) -> int:
@@ -33,8 +33,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--text", type=Path, help="file for the compiled program itself")
     arguments, rest = parser.parse_known_args(argv)
     target = TARGETS[arguments.target]
-    if importlib.util.find_spec(PACKAGES[target.platform]) is None:
-        extra = EXTRAS[target.platform]
+    package, extra = COMPILERS[target.platform]
+    if importlib.util.find_spec(package) is None:
         print(f"error: {target.name}: needs pip install 'jax[{extra}]'", file=sys.stderr)
         return 2
     os.environ.update(target.environment())  # before JAX is imported
@@ -42,14 +42,16 @@ def main(argv: list[str]) -> int:
     from googlenet_jax.errors import UserError
 
     try:
-        program = absent_device.compile_program(target, arguments.devices, arguments.work, rest)
+        program, flops = absent_device.compile_program(
+            target, arguments.devices, arguments.work, rest
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     text = program.as_text()
     if arguments.text:
         arguments.text.write_text(text)
-    found = describe(target, Program(text), program)
+    found = describe(target, Program(text), program, flops)
     found |= {"target": target.name, "devices": arguments.devices, "arguments": argv}
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
@@ -57,14 +59,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def describe(target: Target, program: Program, compiled: Any) -> dict[str, Any]:
-    """The costs of one step, of a call, and the memory, as JSON."""
+def describe(target: Target, program: Program, compiled: Any, flops: float) -> dict[str, Any]:
+    """The costs of one step, of a call, and the memory, of one device, as JSON."""
     step = program.loop or program.entry
     memory = compiled.memory_analysis()
     arguments, working = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     needed = arguments + working + memory.output_size_in_bytes - memory.alias_size_in_bytes
     found: dict[str, Any] = {
         "kernels": len(step),
+        "flops": flops,
         "bytes": sum(kernel.bytes for kernel in step),
         "arguments_bytes": arguments,
         "working_bytes": working,
@@ -77,16 +80,15 @@ def describe(target: Target, program: Program, compiled: Any) -> dict[str, Any]:
         # Its copies between memories run beside the rest, and are no kernels of their own.
         del found["kernels"]
         found |= {
-            "flops": costs["flops"],
             "bytes": costs["bytes accessed"],
             "cycles": sum(kernel.cycles for kernel in step),
             "cycles_of_a_call": sum(kernel.cycles for kernel in program.entry)
             if program.loop
             else 0,
-            "milliseconds_of_products": costs["flops"] / target.tflops / 1e9,
         }
         if target.clock:
             found["milliseconds_estimated"] = 1e3 * found["cycles"] / target.clock
+    found["milliseconds_of_products"] = flops / target.tflops / 1e9
     found["milliseconds_of_bandwidth"] = 1e3 * found["bytes"] / target.bandwidth
     return found
 
@@ -121,10 +123,10 @@ def costliest(kernels: list[Kernel]) -> list[dict[str, Any]]:
 def table(target: Target, found: dict[str, Any], top: int) -> str:
     """All of it for a reader."""
     lines = [f"{target.name}, {found['devices']} device{'s' * (found['devices'] > 1)}"]
+    lines.append(f"{found['flops'] / 1e9:,.0f} GFLOP a step")
     if "kernels" in found:
         lines.append(f"{found['kernels']:,} kernels a step")
     else:
-        lines.append(f"{found['flops'] / 1e9:,.0f} GFLOP a step")
         cycles = f"{found['cycles'] / 1e6:,.2f} M cycles a step by XLA's estimate"
         if found["cycles_of_a_call"]:
             cycles += f", and {found['cycles_of_a_call'] / 1e6:,.2f} M a call"

@@ -4,11 +4,10 @@ A TPU's compiler comes with libtpu, a GPU's with JAX's CUDA plugin; neither look
 """
 
 import dataclasses
-import importlib.util
 from typing import Any
 
-PACKAGES = {"tpu": "libtpu", "cuda": "jax_cuda12_plugin"}
-EXTRAS = {"tpu": "tpu", "cuda": "cuda"}
+COMPILERS = {"tpu": ("libtpu", "tpu"), "cuda": ("jax_cuda12_plugin", "cuda12")}
+"""Of each platform, the module that the compiler comes with, and JAX's extra that installs it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +52,6 @@ class Target:
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
             "TF_CPP_MIN_LOG_LEVEL": "3",
         }
-
-    def is_installed(self) -> bool:
-        """Whether the compiler is there."""
-        return importlib.util.find_spec(PACKAGES[self.platform]) is not None
 
     def devices(self, number: int) -> list[Any]:
         """Stand-ins for so many of them, to be put into a mesh.

@@ -57,7 +57,7 @@ class Hyperparameters(NamedTuple):
             *(update.momentum, update.weight_decay),
             *(loss.aux_loss_weight, loss.label_smoothing),
         )
-        return cls(learning_rates, *map(learning_rates.dtype.type, numbers))
+        return cls(learning_rates, *(np.asarray(x, learning_rates.dtype) for x in numbers))
 
 
 def train_step(

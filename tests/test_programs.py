@@ -79,7 +79,7 @@ def test_a_program_that_a_compiler_of_today_made():
 
 
 def test_a_compiler_that_is_not_there_is_one_line(monkeypatch, capsys):
-    monkeypatch.setitem(targets.PACKAGES, "tpu", "no_such_package")
+    monkeypatch.setitem(targets.COMPILERS, "tpu", ("no_such_package", "tpu"))
     assert programs.main(["--target", "v5e", "--config", "digits"]) == 2
     assert capsys.readouterr().err == "error: TPU v5e: needs pip install 'jax[tpu]'\n"
 
