@@ -63,7 +63,7 @@ def entrants(batch_sizes: list[int]) -> Iterator[tuple[int, Contender]]:
     )
 
 
-def measure(contender: Contender, batch_size: int, limit: float) -> float | None:
+def measure_speed(contender: Contender, batch_size: int, limit: float) -> float | None:
     """Images a second of a step; None if the first one takes longer than so many seconds."""
     with Rival(contender) as rival:
         try:
@@ -83,7 +83,7 @@ def measure_speeds(deadline: float, batch_sizes: list[int], path: Path) -> list[
         if (size, contender.name) in done or left < 0:
             continue
         limit = min(left, COMPILE_SECONDS) if contender.options.get("compiled") else left
-        speed = measure(contender, size, limit)
+        speed = measure_speed(contender, size, limit)
         row = {"batch_size": size, "contender": contender.name, "images_per_second": speed}
         if speed is None:
             row["not_ready_after_seconds"] = round(limit)

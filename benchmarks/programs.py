@@ -2,8 +2,8 @@
 
     python -m benchmarks.programs --config cifar10 --target h100 --config.model.dtype=bfloat16
 
-XLA's compilers run without their devices: `pip install 'googlenet-jax[cuda]'` brings the one for
-GPUs, and `[tpu]` the one for TPUs (see docs/speed.md). What is printed is what the compiler made:
+XLA's compilers run without their devices: `pip install 'jax[cuda12]'` brings the one for GPUs, and
+`pip install 'jax[tpu]'` the one for TPUs. What is printed is what the compiler made:
 kernels (a GPU's) or its own estimate of cycles (a TPU's), bytes, memory, collectives and the
 costliest operations by layer; never a measured time. On a GPU nothing is tried out, so which
 algorithm a convolution gets there is not known.
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     found |= {"target": target.name, "devices": arguments.devices, "arguments": argv}
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
-    print(table(target, found, arguments.top))
+    print(render(target, found, arguments.top))
     return 0
 
 
@@ -120,7 +120,7 @@ def costliest(kernels: list[Kernel]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["cycles"], row["bytes"]), reverse=True)
 
 
-def table(target: Target, found: dict[str, Any], top: int) -> str:
+def render(target: Target, found: dict[str, Any], top: int) -> str:
     """All of it for a reader."""
     lines = [f"{target.name}, {found['devices']} device{'s' * (found['devices'] > 1)}"]
     lines.append(f"{found['flops'] / 1e9:,.0f} GFLOP a step")

@@ -7,7 +7,7 @@ what the gradient needs besides is computed again.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +20,23 @@ Part = Float[Array, "batch height width _"]
 Channels = Float[Array, " _"]
 
 
-def relu_of_affine(x: Images, factor: Channels, term: Channels) -> Images:
-    """max(0, factor x + term), computed in the type of `factor`."""
-    return jax.nn.relu(x.astype(factor.dtype) * factor + term).astype(x.dtype)
+def respond(x: Part, mean: Channels, factor: Channels, shift: Channels) -> Part:
+    """max(0, factor (x - mean) + shift), computed in the type of `factor`.
+
+    The mean is taken away first: where all of a channel's numbers are alike nothing is left, and
+    else as little as can be is lost.
+    """
+    return jax.nn.relu((x.astype(factor.dtype) - mean) * factor + shift).astype(x.dtype)
 
 
 def by_statistics(
     x: Images, scale: Channels, shift: Channels, mean: Channels, var: Channels, epsilon: float
 ) -> Images:
     """The ReLU of BatchNorm by given statistics."""
-    factor = scale * lax.rsqrt(var + epsilon)
-    return relu_of_affine(x, factor, shift - mean * factor)
+    if x.dtype == jnp.bfloat16:
+        # Else it depends on the program around it whether XLA rounds what the convolution gave.
+        x = lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    return respond(x, mean, scale * lax.rsqrt(var + epsilon), shift)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -61,10 +67,9 @@ def _forward(
     var = jnp.maximum(total_of_squares / count - jnp.square(mean), 0)
     inverse = lax.rsqrt(var + epsilon)
     factor = scale * inverse
-    term = shift - mean * factor
-    parts = zip(*(cut(each, widths) for each in (x, factor, term)), strict=True)
-    responses = [relu_of_affine(*part) for part in parts]
-    return (responses, mean, var), (x, [mean, inverse, factor, term])
+    parts = zip(*(cut(each, widths) for each in (x, mean, factor, shift)), strict=True)
+    responses = [respond(*part) for part in parts]
+    return (responses, mean, var), (x, [mean, inverse, factor, shift])
 
 
 def _backward(
@@ -75,33 +80,34 @@ def _backward(
 ) -> tuple[Images, Channels, Channels]:
     x, small = saved
     of_responses, count = gradients[0], x.size // x.shape[-1]
-    xs = [part.astype(small[0].dtype) for part in cut(x, widths)]
 
-    def through_relus(factor: Channels, term: Channels) -> list[Part]:
-        parts = zip(xs, cut(factor, widths), cut(term, widths), of_responses, strict=True)
-        return [
-            _through_relu(x * factor + term, gradient.astype(x.dtype))
-            for x, factor, term, gradient in parts
-        ]
+    def through_relus(
+        mean: Channels, factor: Channels, shift: Channels
+    ) -> Iterator[tuple[Part, Part]]:
+        """Of each part, x without its mean, and the gradient that the ReLU lets through."""
+        small = zip(*(cut(each, widths) for each in (mean, factor, shift)), strict=True)
+        for part, gradient, (mean, factor, shift) in zip(
+            cut(x, widths), of_responses, small, strict=True
+        ):
+            centred = part.astype(mean.dtype) - mean
+            yield centred, _through_relu(centred * factor + shift, gradient.astype(mean.dtype))
 
     # Behind a barrier XLA finds no value that it has had, to be kept instead of computed again.
-    mean, inverse, factor, term = lax.optimization_barrier(small)
-    through = through_relus(factor, term)
-    centred = [x - mean for x, mean in zip(xs, cut(mean, widths), strict=True)]
-    by_x = [gradient * x for gradient, x in zip(through, centred, strict=True)]
-    total, total_by_x = _sums(through, by_x)
+    mean, inverse, factor, shift = lax.optimization_barrier(small)
+    centred, through = zip(*through_relus(mean, factor, shift), strict=True)
+    by_x = [x * gradient for x, gradient in zip(centred, through, strict=True)]
+    total, total_by_x = _sums(list(through), by_x)
     # x acts directly, and through the mean (a constant) and the variance (a slope).
     slope = -factor * jnp.square(inverse) * total_by_x / count
-    constant = -factor * total / count - slope * mean
-    factor, term, slope, constant = lax.optimization_barrier((factor, term, slope, constant))
-    parts = zip(
-        through_relus(factor, term),
-        xs,
-        *(cut(each, widths) for each in (factor, slope, constant)),
-        strict=True,
-    )
+    constant = -factor * total / count
+    small = lax.optimization_barrier([mean, factor, shift, slope, constant])
+    mean, factor, shift, slope, constant = small
+    parts = zip(*(cut(each, widths) for each in (factor, slope, constant)), strict=True)
     of_x = [
-        (factor * gradient + slope * x + constant) for gradient, x, factor, slope, constant in parts
+        factor * gradient + slope * x + constant
+        for (x, gradient), (factor, slope, constant) in zip(
+            through_relus(mean, factor, shift), parts, strict=True
+        )
     ]
     return jnp.concatenate(of_x, axis=-1).astype(x.dtype), total_by_x * inverse, total
 

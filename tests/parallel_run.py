@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from configs import digits
-from googlenet_jax import data, parallel, preprocess, state, step
+from googlenet_jax import data, optimizer, parallel, preprocess, state, step
 from googlenet_jax.data import Split
 from train.cluster import Place, joined
 
@@ -43,7 +43,8 @@ def main(out: str, network: str) -> None:
     train, info = dataset.splits[Split.TRAIN], dataset.info
     keys = parallel.replicate(tuple(jax.random.split(jax.random.key(0), 3)), mesh)
     train_state = state.initialize(keys[0], config, info)
-    rates = np.full(64, config.optimizer.learning_rate, np.float32)
+    schedule = optimizer.create_schedule(config.optimizer, 64, 640)
+    rates = np.asarray(schedule(np.arange(64)))
     hyperparameters = step.Hyperparameters.of(config, rates)
     order = data.epoch_order(keys[1], 0, len(train.labels))
     for_training = preprocess.for_training(config.data, info)

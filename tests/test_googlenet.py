@@ -6,11 +6,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
-from googlenet_jax import models
+from googlenet_jax import models, optimizer
 from googlenet_jax.config import ModelConfig
 from googlenet_jax.errors import ConfigError
 from googlenet_jax.loss import training_loss
@@ -44,7 +43,7 @@ def whole_network():
 def make_state(dtype="float32", width=1 / 16, dropout_rate=0.4):
     config = ModelConfig(width_multiplier=width, dropout_rate=dropout_rate, dtype=dtype)
     return create(
-        jax.random.key(3), lambda: models.create(config, (8, 8, 1), 10), optax.sgd(0.1), 10
+        jax.random.key(3), lambda: models.create(config, (8, 8, 1), 10), optimizer.sgd, 10
     )
 
 
@@ -268,7 +267,7 @@ BELOW_4E = (*BELOW_4B, "inception4b", "inception4c", "inception4d")
 def with_heads():
     """A network with auxiliary heads, and the gradient of each of its three losses."""
     state = create(
-        jax.random.key(3), lambda: models.create(HEADS, (32, 32, 3), 10), optax.sgd(0.1), 10
+        jax.random.key(3), lambda: models.create(HEADS, (32, 32, 3), 10), optimizer.sgd, 10
     )
     images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), jnp.float32)
 

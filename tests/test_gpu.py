@@ -39,7 +39,7 @@ def test_speeds_are_kept_as_soon_as_they_are_known(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return None if contender.options.get("compiled") else 1000.4
 
-    monkeypatch.setattr(gpu, "measure", measure)
+    monkeypatch.setattr(gpu, "measure_speed", measure)
     path, deadline = tmp_path / "speeds.jsonl", time.monotonic() + 600
     with pytest.raises(KeyboardInterrupt):
         gpu.measure_speeds(deadline, [128, 512], path)
@@ -54,7 +54,7 @@ def test_speeds_are_kept_as_soon_as_they_are_known(tmp_path, monkeypatch):
 
 def test_a_contender_that_takes_too_long_is_given_up():
     slow = compare.Contender("slow", "float32", "jax_step:product", {"dtype": "float32", "size": 8})
-    assert gpu.measure(slow, 8, limit=0.0) is None
+    assert gpu.measure_speed(slow, 8, limit=0.0) is None
 
 
 def test_the_device_describes_itself(tmp_path):
