@@ -83,7 +83,7 @@ class Program:
     """A compiled program, from its text.
 
     Attributes:
-      entry: its kernels outside of loops.
+      entry: its kernels outside of loops; of a condition's branches, those of the largest.
       loop: those of one round of its largest loop; none if it has no loop.
     """
 
@@ -101,6 +101,11 @@ class Program:
         instructions = {each.name: each for each in self._computations[computation]}
         for each in instructions.values():
             if each.opcode in NO_KERNELS:
+                continue
+            if each.opcode == "conditional":  # one of its branches is taken: the one with the work
+                branches = re.findall(r"%([\w.\-]+)", each.rest.partition(", metadata=")[0])
+                found = [list(self._kernels(name)) for name in branches]
+                yield from max(found, key=len)
                 continue
             called = each.attribute(r"calls=%?([\w.\-]+)")
             kind = each.opcode

@@ -2,7 +2,7 @@
 
 Ioffe & Szegedy, "Batch Normalization" (2015). What XLA derives from the parts keeps float32 copies
 and masks of every activation: of a step's 600 MB of convolved images (batch 128, bfloat16) it
-moved 13.5 GB on an H100, and 11.4 with this. Of a layer, only what the convolution gave is kept;
+moved 13.5 GB on an H100, and moves 11.7 with this. Of a layer, only what the convolution gave is kept;
 what the gradient needs besides is computed again.
 """
 

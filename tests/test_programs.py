@@ -60,6 +60,17 @@ def test_kernels_bytes_and_cycles_by_hand():
     assert [row["layer"] for row in costliest] == ["inception3a/conv3x3", "fc backward", ""]
 
 
+def test_of_a_condition_the_branch_with_the_work_counts():
+    """As a streamed step has one, which is skipped after an unsound one."""
+
+    def step(x, is_sound):
+        return jax.lax.cond(is_sound, lambda x: jnp.tanh(x @ x) @ x, lambda x: x, x)
+
+    program = Program(jax.jit(step).lower(jnp.ones((64, 64)), True).compile().as_text())
+    assert not program.loop
+    assert sum(kernel.bytes for kernel in program.entry) >= 5 * 64 * 64 * 4
+
+
 def test_layers_are_read_from_the_names_of_operations():
     path = "jit(train_steps)/while/body/transpose(jvp(inception4e))/reduce/cond/branch_0_fun/add"
     assert layer_of(path) == "inception4e/reduce backward"
