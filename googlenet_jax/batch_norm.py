@@ -1,9 +1,9 @@
 """BatchNorm and the ReLU after it as one function, with a gradient of its own.
 
 Ioffe & Szegedy, "Batch Normalization" (2015). What XLA derives from the parts keeps float32 copies
-and masks of every activation: of a step's 600 MB of convolved images (batch 128, bfloat16) it
-moved 13.5 GB on an H100, and moves 11.7 with this. Of a layer, only what the convolution gave is kept;
-what the gradient needs besides is computed again.
+and masks of every activation: a step of batch 128 in bfloat16 moved 13.5 GB on an H100, and moves
+11.7 with this. Of a layer only what the convolution gave is kept; what else the gradient needs is
+computed again.
 """
 
 import functools
