@@ -40,7 +40,9 @@ class Target:
             return {
                 "JAX_PLATFORMS": "",
                 "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
-                "XLA_FLAGS": "--xla_gpu_autotune_level=0",  # trying kernels out needs the device
+                # To try kernels out needs the device, and to choose a product's tiles without that
+                # fails for some.
+                "XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false",
                 "TF_CPP_MIN_LOG_LEVEL": "3",
             }
         return {

@@ -2,7 +2,7 @@
 
 Ioffe & Szegedy, "Batch Normalization" (2015). What XLA derives from the parts keeps float32 copies
 and masks of every activation: a step of batch 128 in bfloat16 moved 13.5 GB on an H100, and moves
-11.7 with this. Of a layer only what the convolution gave is kept; what else the gradient needs is
+11.8 with this. Of a layer only what the convolution gave is kept; what else the gradient needs is
 computed again.
 """
 
