@@ -10,18 +10,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from benchmarks.targets import Target
-from googlenet_jax import parallel, preprocess, state, step
+from googlenet_jax import data, parallel, preprocess, state, step
 from googlenet_jax.config import Config
-from googlenet_jax.data import Arrays, DatasetInfo
+from googlenet_jax.data import Arrays, DatasetInfo, Split
 from googlenet_jax.data.cifar import FORMATS
-from googlenet_jax.data.digits import INFO as DIGITS
 from googlenet_jax.errors import ConfigError
 from train import flags
 
 WHOLE = PartitionSpec()
 CLASSES = 1000  # of a data set that is streamed, whose own number only its files tell
-TRAIN_EXAMPLES = {"cifar10": 50_000, "cifar100": 50_000, "digits": 1_347}
-TEST_EXAMPLES = {"cifar10": 10_000, "cifar100": 10_000, "digits": 450}
 
 
 def compile_program(
@@ -51,23 +48,28 @@ def compile_program(
         for each in (devices, jax.devices("cpu")[:1])
     ]
     parallel.check_batch_size(config.train.batch_size, meshes[0])
-    info = describe_data(config)
+    info, counts = describe_data(config)
     abstract = jax.eval_shape(lambda: state.initialize(jax.random.key(0), config, info))
     trace = trace_training if work == "training" else trace_evaluation
-    traced, on_cpu = (trace(config, info, placed(abstract, mesh), mesh) for mesh in meshes)
+    traced, on_cpu = (trace(config, info, counts, placed(abstract, mesh), mesh) for mesh in meshes)
     costs = on_cpu.lower().cost_analysis()
     compiled = traced.lower(lowering_platforms=(target.platform,)).compile()
     return compiled, costs["flops"] / number
 
 
-def describe_data(config: Config) -> DatasetInfo:
-    """The images of a config's data set, without the data."""
-    known = {name: form.info for name, form in FORMATS.items()} | {"digits": DIGITS}
-    if info := known.get(config.data.name):
-        return info
-    side = config.data.crop_size
-    names = tuple(map(str, range(CLASSES)))
-    return DatasetInfo(config.data.name, names, (side, side, 3), (0.5,) * 3, (0.25,) * 3)
+def describe_data(config: Config) -> tuple[DatasetInfo, dict[Split, int]]:
+    """The images of a config's data set as they are published, and their number in each split.
+
+    Of a data set that is streamed no number is known, and none is needed.
+    """
+    name = config.data.name
+    if name == "digits":  # ships with scikit-learn
+        dataset = data.load(config.data, config.seed)
+        return dataset.info, {split: split.num_examples(dataset) for split in dataset.splits}
+    if name in FORMATS:
+        return FORMATS[name].info, FORMATS[name].counts
+    side, names = config.data.crop_size, tuple(map(str, range(CLASSES)))
+    return DatasetInfo(name, names, (side, side, 3), (0.5,) * 3, (0.25,) * 3), {}
 
 
 def placed(tree: PyTree, mesh: Mesh, spec: PartitionSpec = WHOLE) -> PyTree:
@@ -78,9 +80,11 @@ def placed(tree: PyTree, mesh: Mesh, spec: PartitionSpec = WHOLE) -> PyTree:
     )
 
 
-def trace_training(config: Config, info: DatasetInfo, abstract: Any, mesh: Mesh) -> Any:
+def trace_training(
+    config: Config, info: DatasetInfo, counts: dict[Split, int], abstract: Any, mesh: Mesh
+) -> Any:
     """The training steps of a data set in memory, or one on a batch that was streamed."""
-    batch, examples = config.train.batch_size, TRAIN_EXAMPLES.get(info.name)
+    batch, examples = config.train.batch_size, counts.get(Split.TRAIN)
     number, index = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.int32)
     rates = jax.ShapeDtypeStruct((max(1, (examples or batch) // batch),), np.float32)
     hyperparameters = step.Hyperparameters(rates, *[number] * 4)
@@ -92,25 +96,27 @@ def trace_training(config: Config, info: DatasetInfo, abstract: Any, mesh: Mesh)
         return step.train_on_batch.trace(
             abstract, images, labels, *rest, preprocess=for_training, mesh=mesh
         )
-    data = Arrays(*arrays(examples, info, as_rows=True))
+    images = Arrays(*arrays(examples, info, as_rows=True))
     order = jax.ShapeDtypeStruct((examples,), np.int32)
-    rest = placed((data, order, index, key, hyperparameters), mesh)
+    rest = placed((images, order, index, key, hyperparameters), mesh)
     return step.train_steps.trace(
         abstract, *rest, batch_size=batch, preprocess=for_training, mesh=mesh
     )
 
 
-def trace_evaluation(config: Config, info: DatasetInfo, abstract: Any, mesh: Mesh) -> Any:
+def trace_evaluation(
+    config: Config, info: DatasetInfo, counts: dict[Split, int], abstract: Any, mesh: Mesh
+) -> Any:
     """The evaluation of a test set in memory, or of one batch that was streamed."""
-    examples, for_evaluation = TEST_EXAMPLES.get(info.name), preprocess.for_evaluation(info)
+    examples, for_evaluation = counts.get(Split.TEST), preprocess.for_evaluation(info)
     batch = parallel.divisible(config.eval.batch_size, mesh)
     if examples is None:
         mask = jax.ShapeDtypeStruct((batch,), jnp.bool)
         inputs = placed((*arrays(batch, info), mask), mesh, PartitionSpec(parallel.AXIS))
         return step.evaluate_on_batch.trace(abstract, *inputs, preprocess=for_evaluation, mesh=mesh)
-    data = placed(Arrays(*arrays(examples, info, as_rows=True)), mesh)
+    images = placed(Arrays(*arrays(examples, info, as_rows=True)), mesh)
     return step.evaluate.trace(
-        abstract, data, batch_size=batch, preprocess=for_evaluation, mesh=mesh
+        abstract, images, batch_size=batch, preprocess=for_evaluation, mesh=mesh
     )
 
 

@@ -66,7 +66,6 @@ def describe(target: Target, program: Program, compiled: Any, flops: float) -> d
     arguments, working = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     needed = arguments + working + memory.output_size_in_bytes - memory.alias_size_in_bytes
     found: dict[str, Any] = {
-        "kernels": len(step),
         "flops": flops,
         "bytes": sum(kernel.bytes for kernel in step),
         "arguments_bytes": arguments,
@@ -77,8 +76,6 @@ def describe(target: Target, program: Program, compiled: Any, flops: float) -> d
     }
     if target.platform == "tpu":
         costs = compiled.cost_analysis()
-        # Its copies between memories run beside the rest, and are no kernels of their own.
-        del found["kernels"]
         found |= {
             "bytes": costs["bytes accessed"],
             "cycles": sum(kernel.cycles for kernel in step),
@@ -88,6 +85,8 @@ def describe(target: Target, program: Program, compiled: Any, flops: float) -> d
         }
         if target.clock:
             found["milliseconds_estimated"] = 1e3 * found["cycles"] / target.clock
+    else:  # a TPU's copies between its memories run beside the rest, and are no kernels
+        found["kernels"] = len(step)
     found["milliseconds_of_products"] = flops / target.tflops / 1e9
     found["milliseconds_of_bandwidth"] = 1e3 * found["bytes"] / target.bandwidth
     return found

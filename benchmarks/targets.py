@@ -102,42 +102,39 @@ _FLAT = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8"}
 _CUBE = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4"}
 
 
+def _gpu(name: str, tflops: float, **own: Any) -> Target:
+    bandwidth, memory = own["memory_bandwidth"], own["device_memory_size"]
+    return Target(name, "cuda", tflops, bandwidth, memory, description=_GPU | own)
+
+
 def _tpu(generation: str, layouts: dict[int, str]) -> dict[int, str]:
     return {number: f"{generation}:{layout}" for number, layout in layouts.items()}
 
 
 TARGETS = {
-    "h100": Target(
-        "NVIDIA H100 80GB HBM3",
-        *("cuda", 989, 3.352e12, 84929347584),
-        description=_GPU
-        | {
-            "core_count": 132,
-            "fpus_per_core": 128,
-            "shared_memory_per_core": 233472,
-            "shared_memory_per_block_optin": 232448,
-            "memory_bandwidth": 3352320000000,
-            "l2_cache_size": 52428800,
-            "clock_rate_ghz": 1.98,
-            "device_memory_size": 84929347584,
-            "major": 9,
-        },
+    "h100": _gpu(
+        *("NVIDIA H100 80GB HBM3", 989),
+        core_count=132,
+        fpus_per_core=128,
+        shared_memory_per_core=233472,
+        shared_memory_per_block_optin=232448,
+        memory_bandwidth=3352320000000,
+        l2_cache_size=52428800,
+        clock_rate_ghz=1.98,
+        device_memory_size=84929347584,
+        major=9,
     ),
-    "a100": Target(
-        "NVIDIA A100-SXM4-80GB",
-        *("cuda", 312, 2.039e12, 84987740160),
-        description=_GPU
-        | {
-            "core_count": 108,
-            "fpus_per_core": 64,
-            "shared_memory_per_core": 167936,
-            "shared_memory_per_block_optin": 166912,
-            "memory_bandwidth": 2039000000000,
-            "l2_cache_size": 41943040,
-            "clock_rate_ghz": 1.41,
-            "device_memory_size": 84987740160,
-            "major": 8,
-        },
+    "a100": _gpu(
+        *("NVIDIA A100-SXM4-80GB", 312),
+        core_count=108,
+        fpus_per_core=64,
+        shared_memory_per_core=167936,
+        shared_memory_per_block_optin=166912,
+        memory_bandwidth=2039000000000,
+        l2_cache_size=41943040,
+        clock_rate_ghz=1.41,
+        device_memory_size=84987740160,
+        major=8,
     ),
     "v4": Target("TPU v4", "tpu", 275, 1.228e12, 32e9, 1.05e9, _tpu("v4", _CUBE)),
     "v5e": Target("TPU v5e", "tpu", 197, 0.819e12, 16e9, 0.94e9, _tpu("v5e", _FLAT)),

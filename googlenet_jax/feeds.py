@@ -119,15 +119,17 @@ class _Common:
         self._for_evaluation = preprocess.for_evaluation(dataset.info)
         self._for_training = preprocess.for_training(config.data, dataset.info)
 
-    def _begin(self, epoch: int) -> None:
-        """Draws and computes what holds for a whole epoch, if that has not been done."""
+    def _begin(self, state: TrainState) -> bool:
+        """Computes what holds for the whole epoch of the next step; False if that was done."""
+        epoch = int(state.step) // self._steps_per_epoch
         if epoch == self._epoch:
-            return
+            return False
         assert self._schedule, "made to evaluate only"
         steps = epoch * self._steps_per_epoch + np.arange(self._steps_per_epoch)
         rates = np.broadcast_to(self._schedule(steps), steps.shape)
         hyperparameters = step.Hyperparameters.of(self._config, rates)
         self._epoch, self._hyperparameters = epoch, parallel.replicate(hyperparameters, self._mesh)
+        return True
 
 
 class InMemory(_Common):
@@ -147,10 +149,8 @@ class InMemory(_Common):
     def _arguments(self, state: TrainState, num_steps: int) -> tuple[Any, ...]:
         """Of the training program."""
         train = self.dataset.splits[Split.TRAIN]
-        epoch = int(state.step) // self._steps_per_epoch
-        if epoch != self._epoch:
-            self._order = data.epoch_order(self._order_key, epoch, len(train))
-        self._begin(epoch)
+        if self._begin(state):
+            self._order = data.epoch_order(self._order_key, self._epoch, len(train))
         rest = np.int32(num_steps), self._step_key, self._hyperparameters
         return state, train, self._order, *rest
 
@@ -215,7 +215,7 @@ class Streamed(_Common):
         if missing := self._missing(self._next):
             raise missing
         assert isinstance(self._next, tuple)
-        self._begin(int(state.step) // self._steps_per_epoch)
+        self._begin(state)
         lowered = step.train_on_batch.lower(
             state,
             *self._next,
@@ -229,7 +229,7 @@ class Streamed(_Common):
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
         """See `Feed`."""
-        self._begin(int(state.step) // self._steps_per_epoch)
+        self._begin(state)
         for taken in range(num_steps):
             if missing := self._missing(self._next):
                 if taken:

@@ -81,7 +81,7 @@ def train_step(
     rates, momentum, weight_decay, *of_loss = hyperparameters
 
     def mean_loss(params: PyTree) -> tuple[Array, tuple[Array, Array, PyTree]]:
-        unpacked = packing.unpack(state.replace(params=params))
+        unpacked = packing.unpack(state.replace(params=params, opt_state=()))  # no need of it
         logits, aux_logits, batch_stats = unpacked.apply(
             unpacked.params, images, train=True, key=key
         )
