@@ -329,7 +329,10 @@ class Checkpoints:
             yield
         except Exception as error:
             self._has_failed = True
-            if isinstance(error, TrainingError):
+            is_elsewhere = (
+                isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
+            )  # another process is gone, which was to take part in the save
+            if is_elsewhere or isinstance(error, TrainingError):
                 raise
             raise TrainingError(
                 f"checkpoint {step} in {self._directory} cannot be written: {_first_line(error)}"

@@ -100,6 +100,17 @@ def test_a_saved_state_may_be_donated_at_once(tmp_path):
             assert_is(checkpoints.restore(number, current)[0], expected[number])
 
 
+def test_a_process_that_is_gone_is_no_failure_of_the_storage(tmp_path, state, monkeypatch):
+    def save(*_, **__):
+        raise jax.errors.JaxRuntimeError("INTERNAL: Task 1 heartbeat timeout.")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(checkpoints._orbax, "save_checkpointables_async", save)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="heartbeat"):
+            checkpoints.save(at(state, 1), RECORD)
+
+
 def test_a_step_can_be_saved_again(tmp_path, state):
     """A stop at an epoch's end is saved before its evaluation, and again after it."""
     save(tmp_path, state, {1: None})
