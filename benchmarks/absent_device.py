@@ -10,11 +10,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from benchmarks.targets import Target
-from googlenet_jax import data, parallel, preprocess, state, step
+from googlenet_jax import data, parallel
 from googlenet_jax.config import Config
-from googlenet_jax.data import Arrays, DatasetInfo, Split
+from googlenet_jax.data import Arrays, DatasetInfo, Split, preprocess
 from googlenet_jax.data.cifar import FORMATS
 from googlenet_jax.errors import ConfigError
+from googlenet_jax.training import state, step
 from train import flags
 
 WHOLE = PartitionSpec()

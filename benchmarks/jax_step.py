@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from googlenet_jax import preprocess, state, step
 from googlenet_jax.config import Config
-from googlenet_jax.data import Arrays, epoch_order
+from googlenet_jax.data import Arrays, epoch_order, preprocess
 from googlenet_jax.data.cifar import CIFAR10
+from googlenet_jax.training import state, step
 
 INFO = CIFAR10.info
 TakeSteps = Callable[[int], None]

@@ -1,7 +1,7 @@
 """The article's networks, and those that it compares with, in PyTorch, from their descriptions.
 
-The yardstick for correctness (`tests/parity.py`) and for speed (`benchmarks/compare.py`). They
-share no code with `googlenet_jax`, the table of widths included, and their modules carry the
+The yardstick for correctness (`tests/helpers/parity.py`) and for speed (`benchmarks/compare.py`).
+They share no code with `googlenet_jax`, the table of widths included, and their modules carry the
 names of the code that they stand for: the article's, torchvision's, the CIFAR zoo's. Images are
 NCHW and initial weights PyTorch's defaults.
 """

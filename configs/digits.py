@@ -3,13 +3,7 @@
 python -m train.main --config configs/digits.py
 """
 
-from googlenet_jax.config import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
+from googlenet_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 
 
 def get_config() -> Config:

@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from googlenet_jax.loading import Model
-    from googlenet_jax.store import WorkdirPath
+from googlenet_jax.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from googlenet_jax.fileio import WorkdirPath
+    from googlenet_jax.storage.model import Model
+
+__all__ = ["__version__", "load"]
 
 
 def load(folder: "str | WorkdirPath", checkpoint: str = "best") -> "Model":
@@ -21,6 +23,6 @@ def load(folder: "str | WorkdirPath", checkpoint: str = "best") -> "Model":
       CheckpointError: no such run, checkpoint or export, or a damaged one.
     """
     # JAX takes a second to import, for which a mistake on the command line need not wait.
-    from googlenet_jax.loading import load_model
+    from googlenet_jax.storage.loading import load_model
 
     return load_model(folder, checkpoint)

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, Self
 import absl.logging
 from tqdm import tqdm
 
-from googlenet_jax import store
+from googlenet_jax import fileio
 from googlenet_jax.errors import TrainingError, UserError, one_line, printable
 
 # What the machine may refuse at any moment: space, rights, a disk that fails.
@@ -203,7 +203,7 @@ class Parser(argparse.ArgumentParser):
 
 def local_path(text: str) -> Path:
     """A path for what is written to this machine only, for an argument parser."""
-    if not isinstance(store.parse(text), Path):
+    if not isinstance(fileio.parse(text), Path):
         raise argparse.ArgumentTypeError(f"{text}: must be on this machine; copy it from there")
     return Path(text)
 

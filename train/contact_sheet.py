@@ -9,7 +9,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from googlenet_jax import store
+from googlenet_jax import fileio
 from googlenet_jax.errors import UserError
 from train import console, flags
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
         print(f"{__doc__}\n{flags.help_text()}")
         return
     config, workdir = flags.parse(argv)
-    store.check(workdir)
+    fileio.check(workdir)
     sheet = contact_sheet(config)
     path = workdir / "contact_sheet.png"
     try:
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
             workdir.mkdir(parents=True, exist_ok=True)
         picture = io.BytesIO()
         sheet.save(picture, format="png")
-        store.write(path, picture.getvalue())
+        fileio.write(path, picture.getvalue())
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
     console.say(f"written to {path}")
@@ -52,7 +52,7 @@ def contact_sheet(config: "Config") -> "Image":
     from PIL import Image
 
     from googlenet_jax import data
-    from googlenet_jax.preprocess import augmentation
+    from googlenet_jax.data.preprocess import augmentation
 
     dataset = data.load(config.data, config.seed)
     if isinstance(dataset, data.Stream):

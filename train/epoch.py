@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 import optax
 
 from googlenet_jax import parallel
-from googlenet_jax.checkpoint import Checkpoints, Record
 from googlenet_jax.config import Config
 from googlenet_jax.errors import DataError, TrainingError
-from googlenet_jax.feeds import Feed
-from googlenet_jax.state import TrainState
+from googlenet_jax.storage.checkpoint import Checkpoints, Record
+from googlenet_jax.training.feeds import Feed
+from googlenet_jax.training.state import TrainState
 from train.console import Progress, StopRequest
 from train.resume import Plan
 

@@ -5,9 +5,9 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from googlenet_jax import store
+from googlenet_jax import fileio
 from googlenet_jax.errors import DataError, UserError
-from googlenet_jax.store import WorkdirPath
+from googlenet_jax.fileio import WorkdirPath
 from train import allocator, console
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", type=store.parse, required=True, help="of the run")
+    parser.add_argument("--workdir", type=fileio.parse, required=True, help="of the run")
     parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
     parser.add_argument("--split", default="test", choices=("train", "valid", "test"))
     parser.add_argument("--data-path", default="", help="of the data, if it is elsewhere now")
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     for label, accuracy in result["per_class_accuracy"].items():
         console.say(f"  {label:12} {accuracy:.4f}")
     try:
-        store.write_json(arguments.workdir / name, result)
+        fileio.write_json(arguments.workdir / name, result)
     except OSError as error:
         raise UserError(f"{arguments.workdir / name}: cannot be written: {error}") from error
     console.say(f"written to {arguments.workdir / name}")
@@ -57,10 +57,11 @@ def evaluate(
       UserError: run, checkpoint, split or data cannot be used.
     """
     # Imported here so that a mistake on the command line is told before JAX has loaded.
-    from googlenet_jax import data, feeds
-    from googlenet_jax.loading import load_model
+    from googlenet_jax import data
     from googlenet_jax.report.runs import identity
-    from googlenet_jax.workdir import read_config
+    from googlenet_jax.storage.loading import load_model
+    from googlenet_jax.storage.workdir import read_config
+    from googlenet_jax.training import feeds
 
     config = read_config(workdir)
     model = load_model(workdir, checkpoint)

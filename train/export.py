@@ -1,6 +1,6 @@
 """Exports a network: python -m train.export --workdir runs/digits --out exports/digits.
 
-What the folder holds: `googlenet_jax.export`.
+What the folder holds: `googlenet_jax.storage.export`.
 """
 
 import datetime
@@ -8,9 +8,9 @@ import math
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from googlenet_jax import store
+from googlenet_jax import fileio
 from googlenet_jax.errors import UserError
-from googlenet_jax.store import WorkdirPath
+from googlenet_jax.fileio import WorkdirPath
 from train import console, flags
 
 if TYPE_CHECKING:
@@ -25,17 +25,17 @@ def main(argv: list[str]) -> None:
         "and a program that needs JAX alone.",
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", type=store.parse, required=True, help="of the run")
+    parser.add_argument("--workdir", type=fileio.parse, required=True, help="of the run")
     parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
     parser.add_argument(
         "--out", type=console.local_path, required=True, help="new folder, or an empty one"
     )
     arguments = parser.parse_args(argv)
 
-    from googlenet_jax import export
-    from googlenet_jax.loading import load_run
-    from googlenet_jax.report.summary import environment
-    from googlenet_jax.workdir import check_new, read_config
+    from googlenet_jax.storage import export
+    from googlenet_jax.storage.loading import load_run
+    from googlenet_jax.storage.summary import environment
+    from googlenet_jax.storage.workdir import check_new, read_config
 
     check_new(arguments.out, "--out")
     config = export.portable(read_config(arguments.workdir))
@@ -75,7 +75,7 @@ def training_environment(workdir: WorkdirPath) -> dict[str, Any]:
     """
     path = workdir / "summary.json"
     try:
-        summary = store.read_json(path)
+        summary = fileio.read_json(path)
         if "wall_seconds" not in summary:  # imported weights
             return {}
         seconds, device, versions = (summary[n] for n in ("wall_seconds", "device", "versions"))

@@ -9,7 +9,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from googlenet_jax import store
+from googlenet_jax import fileio
 from googlenet_jax.errors import UserError
 from train import console
 
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
         "them: the article's, torchvision's or the CIFAR zoo's.",
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", type=store.parse, required=True, help="of the run")
+    parser.add_argument("--workdir", type=fileio.parse, required=True, help="of the run")
     parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
     parser.add_argument(
         "--out", type=console.local_path, required=True, help=".pth or .safetensors"
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     check_file(arguments.out)
 
     from googlenet_jax import load
-    from googlenet_jax.interop import torch_weights
+    from googlenet_jax.storage import torch_weights
 
     model = load(arguments.workdir, arguments.checkpoint)
     if "inception3a" not in model.state.params:
@@ -89,7 +89,7 @@ def write(path: Path, tensors: dict[str, Any], beside: dict[str, Any]) -> None:
             file = io.BytesIO()
             torch.save({"net": net, **beside}, file)
             content = file.getvalue()
-        store.write(path, content)
+        fileio.write(path, content)
     except ImportError as error:
         raise UserError(
             f"--out={path}: needs PyTorch (pip install torch), or .safetensors"

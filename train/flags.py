@@ -15,10 +15,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from googlenet_jax import store
+from googlenet_jax import fileio
 from googlenet_jax.config import Config, check_name
 from googlenet_jax.errors import ConfigError, UserError
-from googlenet_jax.store import WorkdirPath
+from googlenet_jax.fileio import WorkdirPath
 
 MAX_BYTES = 2**20  # of a config file
 USAGE = """\
@@ -134,7 +134,7 @@ def apply(config: Config, overrides: list[str], name: str = "") -> tuple[Config,
         values(["main", *overrides])
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error).splitlines()[0]) from error
-    return values.config.validate(), store.parse(values.workdir)  # a copy, with the overrides
+    return values.config.validate(), fileio.parse(values.workdir)  # a copy, with the overrides
 
 
 def _load(path: Path) -> Config:

@@ -8,15 +8,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from googlenet_jax import store
+from googlenet_jax import fileio
 from googlenet_jax.errors import DataError
-from googlenet_jax.store import WorkdirPath
+from googlenet_jax.fileio import WorkdirPath
 from train import console, flags
 
 if TYPE_CHECKING:
     from googlenet_jax.config import Config
     from googlenet_jax.data import DatasetInfo
-    from googlenet_jax.interop.torch_weights import TorchFile
+    from googlenet_jax.storage.torch_weights import TorchFile
 
 
 def main(argv: list[str]) -> None:
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help=".pth or .safetensors")
-    parser.add_argument("--workdir", type=store.parse, required=True, help="new, or empty")
+    parser.add_argument("--workdir", type=fileio.parse, required=True, help="new, or empty")
     parser.add_argument(
         "--transform-input",
         action=argparse.BooleanOptionalAction,
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     given = flags.parse(rest)[0] if named else None
 
     from googlenet_jax import data
-    from googlenet_jax.interop import torch_weights
+    from googlenet_jax.storage import torch_weights
 
     file = torch_weights.read(arguments.file)
     try:
@@ -87,11 +87,11 @@ def write_workdir(
     """
     import jax
 
-    from googlenet_jax.checkpoint import Checkpoints, Record
-    from googlenet_jax.interop import torch_weights
-    from googlenet_jax.loading import abstract_state
-    from googlenet_jax.report.summary import environment
-    from googlenet_jax.workdir import CHECKPOINTS, check_new, lock, write_config
+    from googlenet_jax.storage import torch_weights
+    from googlenet_jax.storage.checkpoint import Checkpoints, Record
+    from googlenet_jax.storage.loading import abstract_state
+    from googlenet_jax.storage.summary import environment
+    from googlenet_jax.storage.workdir import CHECKPOINTS, check_new, lock, write_config
 
     like = abstract_state(config, info)
     params, stats, steps = torch_weights.import_into(like.params, like.batch_stats, file)
@@ -110,7 +110,7 @@ def write_workdir(
             record = Record([], info.to_dict(), origin, config=config.to_dict())
             checkpoints.save(imported, record)
         write_config(workdir, config)
-        store.write_json(workdir / "summary.json", summary)
+        fileio.write_json(workdir / "summary.json", summary)
     return summary
 
 

@@ -10,24 +10,24 @@ from typing import Any
 
 import jax
 
-from googlenet_jax import data, feeds, parallel, state, store
-from googlenet_jax.checkpoint import Checkpoints, Record
+from googlenet_jax import data, fileio, parallel
 from googlenet_jax.config import Config
 from googlenet_jax.data import Split, encoded
-from googlenet_jax.metrics import Evaluation, Metrics
-from googlenet_jax.report import health
+from googlenet_jax.fileio import WorkdirPath
 from googlenet_jax.report.curves import draw_curves
-from googlenet_jax.report.summary import selection_metrics, selection_split, summarize
 from googlenet_jax.report.tensorboard import TensorBoard
-from googlenet_jax.state import Keys, TrainState
-from googlenet_jax.store import WorkdirPath
-from googlenet_jax.workdir import (
+from googlenet_jax.storage.checkpoint import Checkpoints, Record
+from googlenet_jax.storage.summary import selection_metrics, selection_split, summarize
+from googlenet_jax.storage.workdir import (
     CHECKPOINTS,
     check_same_run,
     reports,
     write_config,
     write_metrics,
 )
+from googlenet_jax.training import feeds, health, state
+from googlenet_jax.training.metrics import Evaluation, Metrics
+from googlenet_jax.training.state import Keys, TrainState
 from train import console, messages
 from train.console import StopRequest
 from train.epoch import Run, saved_if_data_fail, train_epoch
@@ -98,7 +98,7 @@ def train_and_evaluate(
             record = train_epochs(run, folder, train_state, record, start_up)
 
         summary = summarize(config, record, parameters)
-        store.write_json(folder / "summary.json", summary)
+        fileio.write_json(folder / "summary.json", summary)
         draw_curves(record.history, folder / "curves.png", str(workdir))
     console.say(messages.describe_result(summary, workdir))
     return summary

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from googlenet_jax.config import Config
 from googlenet_jax.data import Dataset, Split, Stream
-from googlenet_jax.store import WorkdirPath
+from googlenet_jax.fileio import WorkdirPath
 from train.resume import Plan
 
 

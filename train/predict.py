@@ -1,6 +1,6 @@
 """Classifies pictures: python -m train.predict --workdir runs/digits photo.jpg scans/.
 
-How a picture becomes what the network sees: `googlenet_jax.pictures`.
+How a picture becomes what the network sees: `googlenet_jax.data.pictures`.
 """
 
 import io
@@ -13,14 +13,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from googlenet_jax import pretrained, store
+from googlenet_jax import fileio
 from googlenet_jax.errors import DataError, UserError
+from googlenet_jax.storage import pretrained
 from train import allocator, console
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from googlenet_jax.loading import Model
+    from googlenet_jax.storage.loading import Model
 
 T = TypeVar("T")
 Source = tuple[str, Path | bytes | DataError]
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> None:
         allow_abbrev=False,
     )
     network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--workdir", type=store.parse, help="of a run")
+    network.add_argument("--workdir", type=fileio.parse, help="of a run")
     network.add_argument("--model", help="an export, or the name of a network that ships")
     parser.add_argument(
         "--checkpoint", help="of the run: best (default), latest or a step", metavar="NAME"
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> None:
         raise UserError("--checkpoint: an export holds one checkpoint; only runs have more")
 
     # Imported here so that a mistake on the command line is told before JAX has loaded.
-    from googlenet_jax.loading import load_export, load_run
+    from googlenet_jax.storage.loading import load_export, load_run
 
     if arguments.workdir:
         model = load_run(arguments.workdir, arguments.checkpoint or "best")
@@ -126,7 +127,7 @@ def find_images(arguments: Sequence[str]) -> list[Source]:
 
 
 def _read_stdin() -> bytes | DataError:
-    from googlenet_jax.pictures import MAX_BYTES
+    from googlenet_jax.data.pictures import MAX_BYTES
 
     if sys.stdin is None:
         return DataError("standard input is closed")

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from googlenet_jax import store
+from googlenet_jax import fileio
 from googlenet_jax.errors import UserError
 from train import console
 
@@ -16,14 +16,16 @@ def main(argv: list[str]) -> None:
         "differ in nothing but their seed count as one.",
         allow_abbrev=False,
     )
-    parser.add_argument("workdirs", nargs="+", type=store.parse, metavar="WORKDIR", help="of a run")
-    parser.add_argument("--out", type=store.parse, required=True, help="folder of the page")
+    parser.add_argument(
+        "workdirs", nargs="+", type=fileio.parse, metavar="WORKDIR", help="of a run"
+    )
+    parser.add_argument("--out", type=fileio.parse, required=True, help="folder of the page")
     parser.add_argument("--data-path", default="", help="of the data, if they are elsewhere now")
     arguments = parser.parse_args(argv)
     if isinstance(arguments.out, Path):
         check_folder(arguments.out)
     else:
-        store.check(arguments.out)
+        fileio.check(arguments.out)
 
     # Imported here so that a mistake on the command line is told before JAX has loaded.
     from googlenet_jax.report import page
@@ -33,7 +35,7 @@ def main(argv: list[str]) -> None:
         if isinstance(arguments.out, Path):
             arguments.out.mkdir(parents=True, exist_ok=True)
         for name, content in report.files.items():
-            store.write(arguments.out / name, content)
+            fileio.write(arguments.out / name, content)
     except OSError as error:
         raise UserError(f"--out={arguments.out}: cannot be written: {error}") from error
     console.say(report.verdict)

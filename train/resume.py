@@ -9,15 +9,16 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from googlenet_jax import optimizer, parallel
-from googlenet_jax.checkpoint import Checkpoints, Record
+from googlenet_jax import parallel
 from googlenet_jax.config import Config
 from googlenet_jax.data import Dataset, Split, Stream
 from googlenet_jax.errors import CheckpointError, ConfigError, DataError
-from googlenet_jax.loading import start_from
-from googlenet_jax.state import TrainState
-from googlenet_jax.store import WorkdirPath
-from googlenet_jax.workdir import check_recorded
+from googlenet_jax.fileio import WorkdirPath
+from googlenet_jax.storage.checkpoint import Checkpoints, Record
+from googlenet_jax.storage.loading import start_from
+from googlenet_jax.storage.workdir import check_recorded
+from googlenet_jax.training import optimizer
+from googlenet_jax.training.state import TrainState
 from train import console
 
 

@@ -1,7 +1,7 @@
 """Prints a network's layers and their costs: python -m train.summarize --config cifar10.
 
 Takes the settings of `train.main`. It needs neither the data set nor weights, and computes
-nothing but shapes. What is counted: `googlenet_jax.report.layer_table`.
+nothing but shapes. What is counted: `googlenet_jax.models.layer_table`.
 """
 
 from train import console, flags
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     config, _ = flags.parse(settings)
 
     from googlenet_jax import data
-    from googlenet_jax.report import layer_table
+    from googlenet_jax.models import layer_table
 
     info = data.describe(config.data)
 

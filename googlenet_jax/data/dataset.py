@@ -16,7 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt8
 
-from googlenet_jax import parallel, pictures
+from googlenet_jax import parallel
+from googlenet_jax.data import pictures
 from googlenet_jax.errors import DataError
 
 MAX_STORED_BYTES = 2**32  # of a data set that is to lie whole on a device

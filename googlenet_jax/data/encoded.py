@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from googlenet_jax import pictures
+from googlenet_jax.data import pictures
 from googlenet_jax.data.dataset import Arrays, Split
 from googlenet_jax.errors import DataError
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int
 
-from googlenet_jax import pictures, store
+from googlenet_jax import fileio
+from googlenet_jax.data import pictures
 from googlenet_jax.data.dataset import Split
 from googlenet_jax.data.stream import Picture
 from googlenet_jax.errors import DataError
@@ -47,7 +48,7 @@ class FolderPictures:
     def __getitem__(self, index: int) -> Picture:
         path = self.root / self.names[index]
         try:
-            content = store.read(path, pictures.MAX_BYTES)
+            content = fileio.read(path, pictures.MAX_BYTES)
             return Picture(content, int(self.labels[index]), str(path))
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
@@ -74,7 +75,7 @@ def read_classes(path: Path, folders: Sequence[str]) -> dict[str, str]:
       DataError: it cannot be read, or names a class twice or none.
     """
     try:
-        text = store.read(path, MAX_LIST_BYTES).decode()
+        text = fileio.read(path, MAX_LIST_BYTES).decode()
         lines = [line.strip() for line in text.splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(f"data.classes={str(path)!r}: cannot be read: {error}") from error

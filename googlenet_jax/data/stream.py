@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Bool, Int, UInt8
 
-from googlenet_jax import pictures
+from googlenet_jax.data import pictures
 from googlenet_jax.data.dataset import Arrays, DatasetInfo, Split
 from googlenet_jax.errors import DataError, TrainingError
 

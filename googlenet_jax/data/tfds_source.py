@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from googlenet_jax import store
+from googlenet_jax import fileio
 from googlenet_jax.data import cifar, encoded
 from googlenet_jax.data.dataset import Arrays, DatasetInfo, Split, digest
 from googlenet_jax.data.stream import Picture
@@ -54,7 +54,7 @@ def stored_files(folder: Path) -> list[Path]:
 def archive_sum(folder: Path, records: str) -> str | None:
     """The sha256 of the archive from which `prepare` made records of that sha256, if it did."""
     try:
-        sums = store.read_json(folder / ARCHIVE)
+        sums = fileio.read_json(folder / ARCHIVE)
         return sums["archive"] if sums["records"] == records else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -129,7 +129,7 @@ def _builder(folder: Path) -> Any:
     for path in folder.iterdir():
         if not (path.is_file() or path.is_dir()):
             raise DataError(f"{path}: is not a regular file")
-    check(store.read_json(folder / "features.json"))
+    check(fileio.read_json(folder / "features.json"))
     return tfds.builder_from_directory(folder)
 
 
@@ -335,5 +335,5 @@ def prepare(form: cifar.Format, folder: Path) -> Path:
         raise DataError(f"{url}: {type(error).__name__}: {error}") from error
     prepared = Path(builder.data_path)
     sums = {"archive": digest(used), "records": digest(stored_files(prepared))}
-    store.write_json(prepared / ARCHIVE, sums)
+    fileio.write_json(prepared / ARCHIVE, sums)
     return prepared

@@ -16,9 +16,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from googlenet_jax import ops
 from googlenet_jax.config import ModelConfig
 from googlenet_jax.errors import ConfigError
+from googlenet_jax.models import ops
 from googlenet_jax.models.layers import (
     Features,
     Images,

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from googlenet_jax import batch_norm, ops
 from googlenet_jax.config import ModelConfig
 from googlenet_jax.errors import ConfigError
+from googlenet_jax.models import batch_norm, ops
 
 Images = Float[Array, "batch height width channels"]
 Features = Float[Array, "batch out_height out_width out_channels"]

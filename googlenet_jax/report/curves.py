@@ -3,9 +3,9 @@
 import io
 from typing import Any
 
-from googlenet_jax import store
+from googlenet_jax import fileio
 from googlenet_jax.errors import printable
-from googlenet_jax.store import WorkdirPath
+from googlenet_jax.fileio import WorkdirPath
 
 SPLITS = ("train", "valid", "test")
 
@@ -49,4 +49,4 @@ def draw_curves(history: list[dict[str, Any]], path: WorkdirPath, title: str) ->
         axes.grid(alpha=0.3)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110)
-    store.write(path, picture.getvalue())
+    fileio.write(path, picture.getvalue())

@@ -13,8 +13,8 @@ from sklearn import metrics as sklearn_metrics
 from googlenet_jax import data
 from googlenet_jax.data import Split
 from googlenet_jax.errors import CheckpointError, DataError
-from googlenet_jax.loading import load_model
 from googlenet_jax.report.runs import Run, identity
+from googlenet_jax.storage.loading import load_model
 
 MISTAKES = 24  # whose images are kept
 BINS = 15  # Guo et al., "On Calibration of Modern Neural Networks" (2017), section 5

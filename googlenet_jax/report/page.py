@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from googlenet_jax import __version__
 from googlenet_jax.errors import UserError, printable
+from googlenet_jax.fileio import WorkdirPath
 from googlenet_jax.report import figures, published
 from googlenet_jax.report.diagnostics import MISTAKES, Diagnosis, Predictions, predict
 from googlenet_jax.report.runs import (
@@ -22,8 +22,8 @@ from googlenet_jax.report.runs import (
     shared,
     standard_error,
 )
-from googlenet_jax.report.summary import selection_split
-from googlenet_jax.store import WorkdirPath
+from googlenet_jax.storage.summary import selection_split
+from googlenet_jax.version import __version__
 
 if TYPE_CHECKING:
     import jinja2

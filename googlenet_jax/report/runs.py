@@ -12,15 +12,15 @@ from typing import Any, Self
 
 import jax
 
-from googlenet_jax import store
-from googlenet_jax.checkpoint import Checkpoints, Record, rank
+from googlenet_jax import fileio
 from googlenet_jax.config import Config
 from googlenet_jax.data import DatasetInfo
 from googlenet_jax.errors import CheckpointError, UserError
-from googlenet_jax.loading import abstract_state, read_checkpoints, read_info
-from googlenet_jax.report.summary import best_entry, selection_metrics, selection_split
-from googlenet_jax.store import WorkdirPath
-from googlenet_jax.workdir import check_recorded, read_config
+from googlenet_jax.fileio import WorkdirPath
+from googlenet_jax.storage.checkpoint import Checkpoints, Record, rank
+from googlenet_jax.storage.loading import abstract_state, read_checkpoints, read_info
+from googlenet_jax.storage.summary import best_entry, selection_metrics, selection_split
+from googlenet_jax.storage.workdir import check_recorded, read_config
 
 WITHOUT_EFFECT = {name for name, field, _ in Config().options() if field.metadata["resumable"]} - {
     "train.epochs",
@@ -185,7 +185,7 @@ def read_run(workdir: WorkdirPath, name: str) -> Run:
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{workdir}: its checkpoint holds no history of a run") from error
     try:
-        device = str(store.read_json(workdir / "summary.json")["device"]["kind"])
+        device = str(fileio.read_json(workdir / "summary.json")["device"]["kind"])
     except (OSError, ValueError, KeyError, TypeError):
         device = ""
     info = read_info(workdir, record)

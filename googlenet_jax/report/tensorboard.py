@@ -5,8 +5,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from googlenet_jax import store
-from googlenet_jax.store import WorkdirPath
+from googlenet_jax import fileio
+from googlenet_jax.fileio import WorkdirPath
 
 
 class TensorBoard:
@@ -55,7 +55,7 @@ class TensorBoard:
             _add(writer, entry)
             writer.close()
             for file in Path(folder).iterdir():
-                store.write(self._folder / file.name, file.read_bytes())
+                fileio.write(self._folder / file.name, file.read_bytes())
 
 
 def _open(folder: Path, suffix: str = "") -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from tests.faults import lives
 from tests.faults.lives import Ended, live
 
-SAMPLE = str(Path(__file__).parents[2] / "googlenet_jax/pretrained/digits/samples/3.png")
+SAMPLE = str(Path(__file__).parents[2] / "googlenet_jax/storage/pretrained/digits/samples/3.png")
 KILLS = {
     "a run is killed at a moment": 3,
     "a run is killed at a change of a file": 4,

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from googlenet_jax import checkpoint
+from googlenet_jax.storage import proof
 
 SECONDS = 180.0  # that a life may last
 # 4 steps an epoch, 3 epochs, checkpoints at steps 3, 4, 6, 8, 9 and 12.
@@ -235,9 +235,9 @@ def result(workdir: Path, are_all_whole: bool = True) -> str:
     steps = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     for step in steps if are_all_whole else [latest.name]:
         folder = workdir / "checkpoints" / step
-        if not (folder / checkpoint.SEAL).exists():
+        if not (folder / proof.SEAL).exists():
             continue  # killed before that; the digests prove it
-        sealed = json.loads((folder / checkpoint.SEAL).read_text())
+        sealed = json.loads((folder / proof.SEAL).read_text())
         if any(hashlib.sha256((folder / n).read_bytes()).hexdigest() != sealed[n] for n in sealed):
             return f"checkpoint {step} is not what its seal says"
     # An older checkpoint may be left, where the clean-up after the last save was killed.

@@ -212,7 +212,7 @@ def turned() -> Image.Exif:
 
 
 def read_pictures(folder: Path) -> Any:
-    from googlenet_jax import pictures
+    from googlenet_jax.data import pictures
 
     path = folder / "picture"
     whole = pictures.read(path, (8, 8, 3), 0.875)
@@ -234,7 +234,7 @@ def png_with_text() -> bytes:
 
 def remember_shapes() -> None:
     """Traces each network once: what is fuzzed is what comes before and behind."""
-    from googlenet_jax import loading
+    from googlenet_jax.storage import loading
 
     if hasattr(loading.abstract_state, "cache_clear"):
         return
@@ -256,10 +256,9 @@ def torch_tensors() -> dict[str, np.ndarray]:
     """A state dict of the smallest GoogLeNet in the article's names."""
     import jax
 
-    from googlenet_jax import loading
     from googlenet_jax.config import Config, ModelConfig
     from googlenet_jax.data.cifar import FORMATS
-    from googlenet_jax.interop import torch_weights
+    from googlenet_jax.storage import loading, torch_weights
 
     model = ModelConfig(width_multiplier=1 / 64)
     like = loading.abstract_state(Config(model=model), FORMATS["cifar10"].info)
@@ -273,8 +272,7 @@ def torch_tensors() -> dict[str, np.ndarray]:
 
 def read_torch(folder: Path) -> Any:
     """As `train.import_torch`, up to what it would write."""
-    from googlenet_jax import loading
-    from googlenet_jax.interop import torch_weights
+    from googlenet_jax.storage import loading, torch_weights
     from train import flags
 
     remember_shapes()
@@ -318,7 +316,7 @@ def read_safetensors(folder: Path) -> Any:
 
 
 def read_export(folder: Path) -> Any:
-    from googlenet_jax import loading
+    from googlenet_jax.storage import loading
 
     remember_shapes()
     found = loading.load_model(str(folder), "best")
@@ -335,11 +333,11 @@ def sum_of_state(state: Any) -> str:
 def make_export(folder: Path) -> None:
     import jax
 
-    from googlenet_jax import export, loading
-    from googlenet_jax.checkpoint import Record
     from googlenet_jax.config import Config, DataConfig, ModelConfig
     from googlenet_jax.data import digits
-    from googlenet_jax.report.summary import environment
+    from googlenet_jax.storage import export, loading
+    from googlenet_jax.storage.checkpoint import Record
+    from googlenet_jax.storage.summary import environment
 
     model = ModelConfig(name="preact_resnet", depth=11, width_multiplier=0.0625)
     config = Config(model=model, data=DataConfig(name="digits"))
@@ -364,8 +362,8 @@ UNFIT = (OSError, AttributeError, LookupError, RecursionError, TypeError, ValueE
 
 def forge_export(folder: Path) -> list[str]:
     """Sums as they would be, had the files always been so."""
-    from googlenet_jax import export
-    from googlenet_jax.checkpoint import canonical, digest
+    from googlenet_jax.storage import export
+    from googlenet_jax.storage.proof import canonical, digest
 
     path = folder / export.CONFIG
     try:
@@ -397,7 +395,7 @@ def tiny_network() -> Iterator[Any]:
     """The network of every config is `tiny`'s, of a few arrays."""
     import jax
 
-    from googlenet_jax import loading
+    from googlenet_jax.storage import loading
 
     loading.PAUSE_SECONDS = 0.0  # what is damaged stays so
     before = loading.abstract_state
@@ -410,11 +408,12 @@ def tiny_network() -> Iterator[Any]:
 
 
 def make_run(folder: Path) -> None:
-    from googlenet_jax import workdir
-    from googlenet_jax.checkpoint import SEAL, Checkpoints, Record
     from googlenet_jax.config import Config, DataConfig
     from googlenet_jax.data import digits
-    from googlenet_jax.report.summary import summarize
+    from googlenet_jax.storage import workdir
+    from googlenet_jax.storage.checkpoint import Checkpoints, Record
+    from googlenet_jax.storage.proof import SEAL
+    from googlenet_jax.storage.summary import summarize
 
     config = Config(data=DataConfig(name="digits"))
     state = tiny_state()
@@ -444,8 +443,8 @@ def make_run(folder: Path) -> None:
 
 
 def read_run(folder: Path) -> Any:
-    from googlenet_jax import loading
     from googlenet_jax.report import runs
+    from googlenet_jax.storage import loading
 
     with tiny_network():
         found = loading.load_run(folder, "best")
@@ -456,7 +455,8 @@ def read_run(folder: Path) -> Any:
 
 def forge_run(folder: Path) -> list[str]:
     """The record's digest and the seal as they would be, had the files always been so."""
-    from googlenet_jax import checkpoint, store
+    from googlenet_jax import fileio
+    from googlenet_jax.storage import checkpoint, proof
 
     checkpoints = folder / "checkpoints"
     written = []
@@ -466,13 +466,13 @@ def forge_run(folder: Path) -> list[str]:
             values = json.loads(path.read_bytes())
             proven = values["custom_metadata"]
             proven.pop("digest", None)
-            proven["digest"] = checkpoint.digest(checkpoint.canonical(proven))
+            proven["digest"] = proof.digest(proof.canonical(proven))
             path.write_text(json.dumps(values))
             written.append(path)
-        if (step / checkpoint.SEAL).exists():
+        if (step / proof.SEAL).exists():
             with contextlib.suppress(OSError):
-                store.write_json(step / checkpoint.SEAL, checkpoint._file_digests(step))
-                written.append(step / checkpoint.SEAL)
+                fileio.write_json(step / proof.SEAL, checkpoint._file_digests(step))
+                written.append(step / proof.SEAL)
     return [str(path.relative_to(folder)) for path in written]
 
 
@@ -501,7 +501,7 @@ def proven_record(folder: Path) -> Iterator[None]:
 
 @functools.cache
 def known_checkpoints(folder: Path) -> Any:
-    from googlenet_jax import checkpoint, loading
+    from googlenet_jax.storage import checkpoint, loading
 
     def read(checkpoints: Any) -> Any:
         step = checkpoints.resolve("best")

@@ -1,0 +1,285 @@
+"""What a network costs, layer by layer, as torchstat lists it: nothing is computed but shapes.
+
+All figures are of the forward pass of one image:
+
+- MACs (multiplications with an addition): a convolution has
+  out_height x out_width x out_channels x k x k x in_channels, zeros of the padding included, a
+  linear layer in x out, the other layers none.
+- FLOPs: two a MAC, and one an output for a bias; BatchNorm two an output, because at inference
+  its running statistics fold into one scale and one shift; max pooling window^2 - 1 comparisons an
+  output; average pooling one for each pixel of each window.
+- Memory: of the layer's output, in the type that it is computed in.
+
+ReLU, concatenation, residual additions, dropout, resizing and the global average are left out.
+Parameters are the trainable ones; BatchNorm's running statistics are none.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from googlenet_jax import models
+from googlenet_jax.config import ModelConfig
+from googlenet_jax.models import layers
+from googlenet_jax.models.batch_norm import cut
+from googlenet_jax.models.googlenet import AuxiliaryPool
+from googlenet_jax.models.layers import Conv, Linear, MaxPool
+
+LEAVES: tuple[Any, ...] = (Conv, Linear, nnx.BatchNorm, MaxPool, AuxiliaryPool)
+HEADS = ("aux1", "aux2")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRow:
+    """A layer's shapes and costs.
+
+    Attributes:
+      name: dotted path in the network, such as inception3a.conv1x1.conv.
+      kind: its class, such as Conv.
+      input_shape: of one image: (height, width, channels), or (features,).
+      output_shape: likewise.
+      parameters: trainable numbers.
+      output_bytes: of its output, per image.
+      macs: multiplications with an addition, per image.
+      flops: operations, per image.
+      training_only: whether it belongs to an auxiliary head.
+    """
+
+    name: str
+    kind: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    parameters: int
+    output_bytes: int
+    macs: int
+    flops: int
+    training_only: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """Sums over layers.
+
+    Attributes:
+      parameters: trainable numbers.
+      parameter_bytes: of them, in float32.
+      conv_macs: MACs of the convolutions, per image.
+      macs: MACs of all layers, per image.
+      flops: operations, per image.
+      output_bytes: of all outputs, per image.
+    """
+
+    parameters: int
+    parameter_bytes: int
+    conv_macs: int
+    macs: int
+    flops: int
+    output_bytes: int
+
+    @classmethod
+    def of(cls, rows: list[LayerRow]) -> "Totals":
+        """The sums over `rows`."""
+        parameters = sum(row.parameters for row in rows)
+        return cls(
+            parameters=parameters,
+            parameter_bytes=4 * parameters,
+            conv_macs=sum(row.macs for row in rows if row.kind == Conv.__name__),
+            macs=sum(row.macs for row in rows),
+            flops=sum(row.flops for row in rows),
+            output_bytes=sum(row.output_bytes for row in rows),
+        )
+
+
+def layer_table(
+    config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int
+) -> list[LayerRow]:
+    """The layers of a network in the order in which it lists them, auxiliary heads included.
+
+    Not to be called while another thread uses a network: the layers' calls are replaced for the
+    time of this one.
+
+    Args:
+      config: of the network.
+      image_shape: (height, width, channels) of the images, before `config.image_size`.
+      num_classes: of the logits.
+
+    Raises:
+      ConfigError: the images are too small for the network.
+    """
+    rows: list[LayerRow] = []
+
+    def call(images: jax.Array) -> Any:
+        network = models.create(config, image_shape, num_classes)
+        shapes: dict[int, tuple[jax.Array, jax.Array]] = {}
+
+        def note(layer: Any, x: jax.Array, y: jax.Array) -> None:
+            shapes[id(layer)] = x, y
+
+        with _calls_noted(note):  # in training mode, else there would be no heads
+            outputs = network(images, train=True, key=jax.random.key(0))
+        rows.extend(_row(name, layer, *shapes[id(layer)]) for name, layer in _leaves(network))
+        return outputs
+
+    jax.eval_shape(call, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    return rows
+
+
+def _leaves(module: nnx.Module, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The layers in a module and their names, in its own order; Flax's is that of the alphabet."""
+    for name, child in vars(module).items():
+        if isinstance(child, LEAVES):
+            yield path + name, child
+        elif isinstance(child, nnx.Module):
+            yield from _leaves(child, f"{path}{name}.")
+
+
+def totals(rows: list[LayerRow]) -> dict[str, Totals]:
+    """The sums at inference, those that the heads add in training, and both together."""
+    return {
+        "inference": Totals.of([row for row in rows if not row.training_only]),
+        "heads": Totals.of([row for row in rows if row.training_only]),
+        "all": Totals.of(rows),
+    }
+
+
+def to_json(rows: list[LayerRow]) -> str:
+    """An object of `rows` and `totals`, with the names of `LayerRow` and `Totals`."""
+    sums = {part: dataclasses.asdict(each) for part, each in totals(rows).items()}
+    return json.dumps({"rows": [dataclasses.asdict(row) for row in rows], "totals": sums}, indent=2)
+
+
+def to_text(rows: list[LayerRow]) -> str:
+    """Aligned columns: the layers, then the totals."""
+
+    def aligned(table: list[list[str]]) -> str:
+        first, *others = (max(map(len, column)) for column in zip(*table, strict=True))
+        return "\n".join(
+            "  ".join([name.ljust(first), *map(str.rjust, cells, others)]) for name, *cells in table
+        )
+
+    return f"{aligned(_layer_cells(rows))}\n\n{aligned(_total_cells(rows))}"
+
+
+def to_markdown(rows: list[LayerRow]) -> str:
+    """Two tables: the layers, then the totals."""
+
+    def table(cells: list[list[str]]) -> str:
+        header, *body = cells
+        rule = ["---", *["---:"] * (len(header) - 1)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *body))
+
+    return f"{table(_layer_cells(rows))}\n\n{table(_total_cells(rows))}"
+
+
+def _layer_cells(rows: list[LayerRow]) -> list[list[str]]:
+    def shape(sizes: tuple[int, ...]) -> str:
+        return "x".join(map(str, sizes))
+
+    return [
+        ["layer", "input", "output", "parameters", "output KiB", "MACs", "FLOPs"],
+        *(
+            [
+                row.name + (" (training)" if row.training_only else ""),
+                shape(row.input_shape),
+                shape(row.output_shape),
+                f"{row.parameters:,}",
+                f"{row.output_bytes / 2**10:,.2f}",
+                f"{row.macs:,}",
+                f"{row.flops:,}",
+            ]
+            for row in rows
+        ),
+    ]
+
+
+def _total_cells(rows: list[LayerRow]) -> list[list[str]]:
+    inference, heads, everything = totals(rows).values()
+    columns = {"inference": inference}
+    if any(row.training_only for row in rows):
+        columns |= {"heads (training)": heads, "all": everything}
+    return [
+        ["total", *columns],
+        ["parameters", *(f"{each.parameters:,}" for each in columns.values())],
+        ["parameters MB", *(f"{each.parameter_bytes / 1e6:,.2f}" for each in columns.values())],
+        ["outputs MiB", *(f"{each.output_bytes / 2**20:,.2f}" for each in columns.values())],
+        ["convolutions' MACs", *(f"{each.conv_macs:,}" for each in columns.values())],
+        ["MACs", *(f"{each.macs:,}" for each in columns.values())],
+        ["FLOPs", *(f"{each.flops:,}" for each in columns.values())],
+    ]
+
+
+@contextlib.contextmanager
+def _calls_noted(note: Callable[[Any, jax.Array, jax.Array], None]) -> Iterator[None]:
+    """Has `note(layer, x, y)` called after each call of a leaf layer."""
+    originals = {kind: kind.__call__ for kind in LEAVES if kind not in (Conv, nnx.BatchNorm)}
+    convolve, normalize = layers.convolve_together, layers.normalize
+
+    def noting(original: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        def call(layer: Any, x: jax.Array, **options: Any) -> jax.Array:
+            y = original(layer, x, **options)
+            note(layer, x, y)
+            return y
+
+        return call
+
+    def convolve_and_note(convs: list[Conv], x: jax.Array) -> jax.Array:
+        y = convolve(convs, x)
+        for conv, part in zip(convs, cut(y, [c.kernel.shape[-1] for c in convs]), strict=True):
+            note(conv, x, part)
+        return y
+
+    def normalize_and_note(norms: list[nnx.BatchNorm], *rest: Any) -> list[jax.Array]:
+        responses = normalize(norms, *rest)
+        for norm, response in zip(norms, responses, strict=True):
+            note(norm, response, response)
+        return responses
+
+    try:
+        layers.convolve_together = convolve_and_note
+        layers.normalize = normalize_and_note  # type: ignore[assignment]
+        for kind, original in originals.items():
+            kind.__call__ = noting(original)
+        yield
+    finally:
+        layers.convolve_together, layers.normalize = convolve, normalize
+        for kind, original in originals.items():
+            kind.__call__ = original
+
+
+def _row(name: str, layer: Any, x: jax.Array, y: jax.Array) -> LayerRow:
+    macs, flops = _work(layer, x.shape[1:], y.shape[1:])
+    return LayerRow(
+        name=name,
+        kind=type(layer).__name__,
+        input_shape=x.shape[1:],
+        output_shape=y.shape[1:],
+        parameters=sum(param.size for param in jax.tree.leaves(nnx.state(layer, nnx.Param))),
+        output_bytes=y.size * y.dtype.itemsize,
+        macs=macs,
+        flops=flops,
+        training_only=name.startswith(HEADS),
+    )
+
+
+def _work(
+    layer: Any, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
+) -> tuple[int, int]:
+    """MACs and FLOPs of one image; see the module's docstring."""
+    outputs = math.prod(output_shape)
+    if isinstance(layer, Conv | Linear):
+        macs = outputs * math.prod(layer.kernel.shape[:-1])
+        return macs, 2 * macs + (0 if layer.bias is None else outputs)
+    if isinstance(layer, nnx.BatchNorm):
+        return 0, 2 * outputs
+    if isinstance(layer, MaxPool):
+        return 0, outputs * (layer.window**2 - 1)
+    rows, columns = (int(np.count_nonzero(layer.means(size))) for size in input_shape[:2])
+    return 0, rows * columns * output_shape[2]

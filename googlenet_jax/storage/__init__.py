@@ -1,0 +1,1 @@
+"""What outlives a process: working directories, checkpoints, exports, other projects' weights."""

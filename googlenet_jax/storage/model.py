@@ -1,0 +1,79 @@
+"""A trained network that can be called."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from googlenet_jax.data import DatasetInfo
+from googlenet_jax.data.augment import normalize
+from googlenet_jax.errors import UserError
+from googlenet_jax.storage.checkpoint import Record
+from googlenet_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained network with the normalisation and the classes that belong to it.
+
+    Attributes:
+      info: image shape, class names and normalisation.
+      state: the weights, and the step at which they were saved.
+      record: the history of the run up to there; of an export, its last line at the most.
+    """
+
+    info: DatasetInfo
+    state: TrainState
+    record: Record
+
+    def read(self, *files: str | Path | bytes) -> UInt8[np.ndarray, "batch height width channels"]:
+        """Pictures as evaluation and `train.predict` have them, for `logits`.
+
+        Args:
+          files: paths, or the content of files; see `pictures.read`.
+
+        Raises:
+          DataError: one is no picture, or a damaged one.
+        """
+        images = [self.info.read(Path(f) if isinstance(f, str) else f) for f in files]
+        return np.stack(images)
+
+    def logits(
+        self,
+        images: UInt8[Array | np.ndarray, "batch height width channels"]
+        | Float[Array | np.ndarray, "batch height width channels"],
+    ) -> Float[Array, "batch classes"]:
+        """The network's answer in inference mode; its softmax is the probabilities.
+
+        Args:
+          images: NHWC of `info.image_shape`; integers of 0 to 255, or floats of 0 to 1.
+
+        Raises:
+          UserError: the images have another shape or type, or floats outside 0 to 1.
+        """
+        images = jnp.asarray(images)
+        if images.shape[1:] != self.info.image_shape or images.ndim != 4:
+            raise UserError(
+                f"images of shape {images.shape}: must be (batch, *{self.info.image_shape})"
+            )
+        if jnp.issubdtype(images.dtype, jnp.floating):
+            if images.size and not isinstance(images, jax.core.Tracer):
+                low, high = float(images.min()), float(images.max())
+                if not 0 <= low <= high <= 1:  # NaN as well
+                    raise UserError(
+                        f"images of type {images.dtype} with values from {low:.4g} to {high:.4g}: "
+                        "floats must lie in 0 to 1; pixels of 0 to 255 must be uint8"
+                    )
+            images = images * 255
+        elif images.dtype != jnp.uint8:
+            raise UserError(f"images of type {images.dtype}: must be uint8 or a float type")
+        return _logits(self.state, images, self.info)
+
+
+@functools.partial(jax.jit, static_argnames="info")
+def _logits(state: TrainState, images: Array, info: DatasetInfo) -> Array:
+    return state.apply(state.params, normalize(images, info.mean, info.std), train=False)[0]

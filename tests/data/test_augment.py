@@ -1,0 +1,134 @@
+"""The augmentation against plain NumPy, and the evenness of its chances."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from googlenet_jax.data import augment
+
+
+def random_images(shape=(6, 8, 7, 3)):  # neither square nor of one channel
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("mode", "numpy_mode"), [("reflect", "reflect"), ("zeros", "constant")])
+@pytest.mark.parametrize("pad", [1, 4])
+def test_crop_equals_numpy(mode, numpy_mode, pad):
+    images = random_images()
+    rng = np.random.default_rng(1)
+    offsets = rng.integers(0, 2 * pad + 1, (6, 2))
+    offsets[0], offsets[1] = (0, 2 * pad), (2 * pad, 0)  # the corners, and rows told from columns
+    found = augment.crop(jnp.asarray(images), jnp.asarray(offsets), pad, mode)
+    assert found.dtype == jnp.uint8
+    for image, (row, column), cut in zip(images, offsets, found, strict=True):
+        padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=numpy_mode)
+        assert np.array_equal(cut, padded[row : row + 8, column : column + 7])
+
+
+def test_crop_at_the_centre_is_the_image():
+    images = random_images()
+    found = augment.crop(jnp.asarray(images), jnp.full((6, 2), 4), 4, "reflect")
+    assert np.array_equal(found, images)
+
+
+def test_flip_mirrors_the_chosen_left_to_right():
+    images = random_images()
+    chosen = np.array([True, False, False, True, True, False])
+    found = augment.flip(jnp.asarray(images), jnp.asarray(chosen))
+    expected = [np.fliplr(i) if c else i for i, c in zip(images, chosen, strict=True)]
+    assert np.array_equal(found, expected)
+
+
+def test_normalize_equals_numpy():
+    images = random_images()
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    found = augment.normalize(jnp.asarray(images), mean, std)
+    assert found.dtype == jnp.float32
+    expected = (images.astype(np.float64) / 255 - np.array(mean)) / np.array(std)
+    # Four float32 roundings of 6e-8 each, of values up to 1 and divided by 0.2.
+    assert np.allclose(found, expected, rtol=0, atol=2e-6)
+
+
+def test_zeros_are_black_before_normalization():
+    """The corner cut shows `pad` rows of padding: they are pixels of 0, not the mean."""
+    white = jnp.full((1, 8, 8, 1), 255, jnp.uint8)
+    cut = augment.crop(white, jnp.zeros((1, 2), jnp.int32), 2, "zeros")
+    assert np.array_equal(cut[0, :2, :, 0], np.zeros((2, 8)))
+    assert np.array_equal(cut[0, 2:, 2:, 0], np.full((6, 6), 255))
+    values = augment.normalize(cut, [0.5], [0.25])
+    assert np.allclose(values[0, :2], -2.0)
+    assert np.allclose(values[0, 2:, 2:], 2.0)
+
+
+def coded_images(count, size=8):
+    """A pixel's two channels are its row and column, from 100 on: padding's zeros are below."""
+    rows, columns = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
+    image = (100 + np.stack([rows, columns], -1)).astype(np.uint8)
+    return jnp.asarray(np.broadcast_to(image, (count, size, size, 2)))
+
+
+def recover(images, pad):
+    """The offsets and mirrors that `augment` gave coded images, read from central pixels.
+
+    A crop at (r, c) moves the pixel (i, j) to (i - r + pad, j - c + pad).
+    """
+    images = np.asarray(images).astype(int) - 100
+    size = images.shape[1]
+    flipped = images[:, pad, pad, 1] > images[:, pad, size - 1 - pad, 1]
+    images = np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+    centre = images[:, size // 2, size // 2]
+    return centre - size // 2 + pad, flipped
+
+
+def test_every_offset_and_mirror_is_equally_likely():
+    """A fixed key, so that it passes or fails for good; right code fails one key in 10,000."""
+    pad, count = 2, 20_000
+    found = augment.augment(
+        jax.random.key(7), coded_images(count), pad=pad, pad_mode="zeros", random_flip=True
+    )
+    offsets, flipped = recover(found, pad)
+    # First that the reading is right: the same offsets and mirrors give the same images.
+    again = augment.flip(
+        augment.crop(coded_images(count), jnp.asarray(offsets), pad, "zeros"), jnp.asarray(flipped)
+    )
+    assert np.array_equal(found, again)
+    # Then the joint distribution, which also tells that the three are independent.
+    cells = np.zeros((2 * pad + 1, 2 * pad + 1, 2), int)
+    np.add.at(cells, (offsets[:, 0], offsets[:, 1], flipped.astype(int)), 1)
+    assert stats.chisquare(cells.ravel()).pvalue > 1e-4
+
+
+def test_the_key_decides():
+    images = coded_images(64)
+
+    def run(seed):
+        return augment.augment(
+            jax.random.key(seed), images, pad=2, pad_mode="reflect", random_flip=True
+        )
+
+    assert np.array_equal(run(0), run(0))
+    assert not np.array_equal(run(0), run(1))
+
+
+def test_nothing_to_do_changes_nothing():
+    images = jnp.asarray(random_images((64, 8, 8, 3)))
+    found = augment.augment(jax.random.key(0), images, pad=0, pad_mode="reflect", random_flip=False)
+    assert np.array_equal(found, images)
+
+
+def test_pad_and_flip_each_work_alone():
+    images = coded_images(64)
+    only_flip = augment.augment(
+        jax.random.key(0), images, pad=0, pad_mode="zeros", random_flip=True
+    )
+    offsets, flipped = recover(only_flip, 0)
+    assert not offsets.any()
+    assert 0 < flipped.sum() < 64
+    only_crop = augment.augment(
+        jax.random.key(0), images, pad=2, pad_mode="zeros", random_flip=False
+    )
+    offsets, flipped = recover(only_crop, 2)
+    assert not flipped.any()
+    assert len(np.unique(offsets, axis=0)) > 10

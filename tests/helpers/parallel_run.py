@@ -1,0 +1,102 @@
+"""Takes training steps on all devices there are, and writes down what they did.
+
+usage: parallel_run.py OUT NETWORK [the cluster flags of train.main]
+"""
+
+import hashlib
+import json
+import re
+import sys
+
+import jax
+import numpy as np
+
+from configs import digits
+from googlenet_jax import data, parallel
+from googlenet_jax.data import Split, preprocess
+from googlenet_jax.training import optimizer, state, step
+from train.cluster import Place, joined
+
+BATCH_SIZE = 64
+
+
+def collectives(program: str) -> list[tuple[str, list[int]]]:
+    """The collective operations of a compiled program, with the sizes of their results."""
+    found = []
+    for shape, kind in re.findall(
+        r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-[a-z]+)(?:-start)?\(",
+        program,
+    ):
+        shapes = re.findall(r"[a-z]+\d+\[([\d,]*)\]", shape)
+        found.append((kind, [int(np.prod([int(n) for n in s.split(",") if n])) for s in shapes]))
+    return found
+
+
+def main(out: str, network: str) -> None:
+    mesh = parallel.create_mesh()
+    config = digits.get_config()
+    if network == "googlenet":
+        config.model.width_multiplier = 1 / 16
+    else:
+        config.model.name, config.model.depth = network, 11
+    config.optimizer.learning_rate = 1e-4  # at 0.1 the order of a sum decides where a run goes
+    dataset = data.load(config.data, 0).on_devices(mesh)
+    train, info = dataset.splits[Split.TRAIN], dataset.info
+    keys = parallel.replicate(tuple(jax.random.split(jax.random.key(0), 3)), mesh)
+    train_state = state.initialize(keys[0], config, info)
+    schedule = optimizer.create_schedule(config.optimizer, 64, 640)
+    rates = np.asarray(schedule(np.arange(64)))
+    hyperparameters = step.Hyperparameters.of(config, rates)
+    order = data.epoch_order(keys[1], 0, len(train.labels))
+    for_training = preprocess.for_training(config.data, info)
+
+    @jax.jit
+    def batch(index: jax.Array) -> tuple[jax.Array, jax.Array]:
+        chosen = parallel.split(jax.lax.dynamic_slice(order, (index,), (BATCH_SIZE,)), mesh)
+        images = for_training(jax.random.fold_in(keys[2], index), train.images[chosen])
+        return parallel.whole((images, train.labels[chosen]), mesh)
+
+    seen = hashlib.sha256()
+    for start in (0, 3 * BATCH_SIZE):
+        for array in batch(np.int32(start)):
+            seen.update(np.asarray(array).tobytes())
+
+    program = step.train_steps.lower(
+        train_state,
+        train,
+        order,
+        np.int32(1),
+        keys[2],
+        hyperparameters,
+        batch_size=BATCH_SIZE,
+        preprocess=for_training,
+        mesh=mesh,
+    ).compile()
+    found = {"batches": seen.hexdigest(), "collectives": collectives(program.as_text())}
+    arrays = {}
+    for name, number in (("one", 1), ("twenty", 19)):
+        train_state = program(train_state, train, order, np.int32(number), keys[2], hyperparameters)
+        found[name] = float(train_state.report.loss)
+        # After one step, momentum is the gradient with the decay of the weights.
+        for kind in ("params", "opt_state", "batch_stats"):
+            leaves = map(np.asarray, jax.tree.leaves(getattr(train_state, kind)))
+            arrays[f"{name} {kind}"] = np.concatenate([leaf.ravel() for leaf in leaves])
+    evaluated = step.evaluate(
+        train_state,
+        dataset.splits[Split.TEST],
+        batch_size=50,
+        preprocess=preprocess.for_evaluation(info),
+        mesh=mesh,
+    )
+    found["evaluated"] = evaluated.compute()["examples"]
+    found["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(train_state.params))
+    if parallel.is_first_process():
+        np.savez(f"{out}.npz", **arrays)
+        with open(f"{out}.json", "w") as file:
+            json.dump(found, file)
+
+
+if __name__ == "__main__":
+    place, arguments = Place.parse(sys.argv[1:])
+    with joined(place):
+        main(*arguments)

@@ -1,0 +1,126 @@
+"""A run that is killed, again and again, ends as if nothing had happened."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import compiling
+import jax
+import numpy as np
+import pytest
+
+from googlenet_jax.storage.loading import load_model
+
+# 4 steps an epoch, 3 epochs; a checkpoint at steps 3, 4, 6, 8, 9 and 12. The network is one that
+# each of the many processes traces in a moment; the keys of the steps show in the augmentation.
+ARGUMENTS = [
+    *("--config", "digits", "--config.train.batch_size=16", "--config.train.epochs=3"),
+    *("--config.model.name=preact_resnet", "--config.model.depth=11"),
+    *("--config.data.max_train_examples=64", "--config.model.width_multiplier=0.0625"),
+    *("--config.data.valid_examples=20", "--config.checkpoint.every_steps=3"),
+]
+WALL_CLOCK = {"seconds", "images_per_second"}
+
+
+def run(workdir, *command, timeout=300):
+    """The exit status, negative for a signal, and the output, of a run that is left alone."""
+    process = subprocess.Popen(
+        [sys.executable, *command, *ARGUMENTS, "--workdir", str(workdir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=compiling.environment(),
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+    return process.returncode, output
+
+
+def run_and_signal(workdir, signals, target, when, count):
+    driver = Path(__file__).parents[1] / "helpers/kill_at.py"
+    return run(workdir, str(driver), signals, target, when, str(count))
+
+
+def result(workdir: Path):
+    """All that must be equal to the bit: the state, and the history without wall-clock fields."""
+    model = load_model(workdir, "latest")
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    history = [{k: v for k, v in line.items() if k not in WALL_CLOCK} for line in lines]
+    return [np.array(leaf) for leaf in jax.tree.leaves(model.state)], history
+
+
+def assert_same(workdir, expected):
+    leaves, history = result(workdir)
+    assert history == expected[1]
+    assert all(map(np.array_equal, leaves, expected[0]))
+    assert len(leaves) == len(expected[0])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    status, output = run(workdir, "-m", "train.main")
+    assert status == 0, output
+    return result(workdir)
+
+
+KILLS = [
+    ("a step before any checkpoint", "train.epoch:check_finite", "after", 2),
+    ("a save has begun", "googlenet_jax.storage.checkpoint:Checkpoints.save", "after", 1),
+    ("committed, not yet sealed", "googlenet_jax.fileio:write_json", "before", 2),
+    ("the clean-up has begun", "shutil:rmtree", "before", 1),
+    ("the clean-up is half done", "os:rmdir", "before", 2),
+    ("saved, not yet in metrics.jsonl", "train.loop:write_metrics", "before", 2),
+    ("an evaluation", "googlenet_jax.training.step:evaluate", "before", 2),
+    ("the summary", "train.loop:summarize", "before", 1),
+]
+
+
+def test_sigkill_at_every_kind_of_moment_changes_nothing(undisturbed, tmp_path):
+    """One run, killed at each of these, resumed each time."""
+    for moment, *where in KILLS:
+        status, output = run_and_signal(tmp_path, "SIGKILL", *where)
+        assert status == -signal.SIGKILL, (moment, output)
+    status, output = run(tmp_path, "-m", "train.main")
+    assert status == 0, output
+    assert_same(tmp_path, undisturbed)
+
+
+def test_sigterm_and_ctrl_c_save_and_the_run_goes_on(undisturbed, tmp_path):
+    after_step = ("train.epoch:check_finite", "after")
+    status, output = run_and_signal(tmp_path, "SIGTERM", *after_step, 2)
+    assert status == 128 + signal.SIGTERM, output
+    assert "saving step" in output
+    # At an epoch's end the evaluation is left for later.
+    status, output = run_and_signal(tmp_path, "SIGINT", "train.epoch:Progress.update", "after", 1)
+    assert status == 128 + signal.SIGINT, output
+    status, output = run(tmp_path, "-m", "train.main")
+    assert status == 0, output
+    assert_same(tmp_path, undisturbed)
+
+
+def test_a_second_signal_ends_the_run_at_once(tmp_path):
+    status, _ = run_and_signal(tmp_path, "SIGTERM,SIGTERM", "train.epoch:check_finite", "after", 1)
+    assert status == -signal.SIGTERM
+    assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
+
+
+@pytest.mark.slow
+def test_sigkill_at_ten_random_moments_changes_nothing(undisturbed, tmp_path):
+    rng, kills = random.Random(0), 0
+    while kills < 10:
+        status, output = run(tmp_path, "-m", "train.main", timeout=rng.uniform(6, 18))
+        assert status in (0, -signal.SIGKILL), output
+        kills += status != 0
+        if status == 0:  # it ended between two kills: another run, for the kills that are left
+            assert_same(tmp_path, undisturbed)
+            tmp_path = tmp_path.with_name(f"{tmp_path.name}-{kills}")
+    status, output = run(tmp_path, "-m", "train.main")
+    assert status == 0, output
+    assert_same(tmp_path, undisturbed)

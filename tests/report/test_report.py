@@ -1,0 +1,168 @@
+"""Pictures, summaries and events of a run's history."""
+
+import itertools
+import struct
+
+import pytest
+from matplotlib.axes import Axes
+from tensorboardX.proto import event_pb2
+
+from googlenet_jax.report.curves import draw_curves
+from googlenet_jax.report.tensorboard import TensorBoard
+from googlenet_jax.storage.summary import best_entry, selection_metrics, selection_split
+
+
+def entry(epoch, **more):
+    return {
+        "epoch": epoch,
+        "step": 10 * epoch,
+        "learning_rate": 0.1 / epoch,
+        "seconds": 1.5,
+        "train_loss": 2.0 / epoch,
+        "train_accuracy": 1 - 0.5 / epoch,
+        **more,
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # the font has none for some
+@pytest.mark.parametrize("title", ["runs/$x", "a$b$c", r"$\frac{$", "\x1b[2J\n$", r"\$1"])
+def test_a_title_is_drawn_letter_by_letter(tmp_path, title):
+    """What stands between dollars would be a formula, and often a wrong one."""
+    draw_curves([entry(1)], tmp_path / "curves.png", title)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def evaluated(epoch, accuracy, loss, split="test"):
+    return entry(epoch, **{f"{split}_accuracy": accuracy, f"{split}_loss": loss})
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [entry(1)],  # nothing evaluated
+        [entry(1), evaluated(2, 0.5, 1.0), entry(3), evaluated(4, 0.6, 0.9)],  # with gaps
+        [
+            evaluated(1, 0.5, 1.0, "valid"),
+            {**evaluated(2, 0.6, 0.9, "valid"), "test_loss": 1.1, "test_accuracy": 0.55},
+        ],
+    ],
+    ids=["unevaluated", "gaps", "valid"],
+)
+def test_curves_are_a_picture(history, tmp_path):
+    path = tmp_path / "curves.png"
+    draw_curves(history, path, "a run")
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert content[-8:-4] == b"IEND"
+    width, height = struct.unpack(">II", content[16:24])
+    assert (width, height) == (1320, 418)  # 12 x 3.8 inches at 110 dots
+
+
+def test_curves_show_the_history(tmp_path):
+    """Another number makes another picture."""
+    pictures = []
+    for accuracy in (0.5, 0.9):
+        draw_curves([entry(1), evaluated(2, accuracy, 1.0)], tmp_path / "c.png", "a run")
+        pictures.append((tmp_path / "c.png").read_bytes())
+    assert pictures[0] != pictures[1]
+
+
+def test_an_epoch_that_was_not_evaluated_has_no_point(tmp_path, monkeypatch):
+    lines, original = {}, Axes.plot
+
+    def recording(axes, x, y, **kwargs):
+        lines[axes.get_subplotspec().colspan.start, kwargs.get("label")] = (list(x), list(y))
+        return original(axes, x, y, **kwargs)
+
+    monkeypatch.setattr(Axes, "plot", recording)
+    history = [entry(1), evaluated(2, 0.5, 3.0), entry(3), evaluated(4, 0.75, 2.0)]
+    draw_curves(history, tmp_path / "c.png", "a run")
+    assert lines[0, "test"] == ([2, 4], [3.0, 2.0])
+    assert lines[1, "test"] == ([2, 4], [0.5, 0.75])
+    assert lines[0, "train"] == ([1, 2, 3, 4], [each["train_loss"] for each in history])
+
+
+@pytest.mark.parametrize(
+    ("history", "best"),
+    [
+        ([evaluated(1, 0.5, 1.0), evaluated(2, 0.7, 2.0), evaluated(3, 0.6, 0.1)], 2),
+        # Of equal accuracies the lower loss, of equal losses too the later epoch.
+        ([evaluated(1, 0.7, 0.5), evaluated(2, 0.7, 0.4), evaluated(3, 0.7, 0.6)], 2),
+        ([evaluated(1, 0.7, 0.5), evaluated(2, 0.7, 0.5), evaluated(3, 0.6, 0.5)], 2),
+        # Epochs that were not evaluated are no candidates, however good in training.
+        ([evaluated(1, 0.1, 3.0), entry(2, train_accuracy=1.0), evaluated(3, 0.0, 3.0)], 1),
+        ([evaluated(1, 0.0, 9.0), entry(2)], 1),
+    ],
+)
+def test_best_entry(history, best):
+    assert best_entry(history)["epoch"] == best
+
+
+def test_validation_goes_before_test():
+    """Where there is a validation split the test set chooses nothing."""
+    history = [
+        {**evaluated(1, 0.9, 0.1, "valid"), "test_accuracy": 0.1, "test_loss": 3.0},
+        {**evaluated(2, 0.8, 0.2, "valid"), "test_accuracy": 0.9, "test_loss": 0.1},
+    ]
+    assert best_entry(history)["epoch"] == 1
+    assert selection_split(history[0]) == "valid"
+    assert selection_metrics(history[0]) == {"accuracy": 0.9, "loss": 0.1}
+    assert selection_split(evaluated(1, 0.5, 1.0)) == "test"
+    assert selection_metrics(entry(1)) is None
+
+
+def read_scalars(folder):
+    """(name, epoch, value) of every scalar, by TensorBoard's format and not by its reader.
+
+    A file is a row of records: the payload's length in 8 bytes, 4 of checksum, payload, 4 more.
+    """
+    found = []
+    for path in folder.glob("events.out.tfevents.*"):
+        content, start = path.read_bytes(), 0
+        while start < len(content):
+            (length,) = struct.unpack_from("<Q", content, start)
+            event = event_pb2.Event.FromString(content[start + 12 : start + 12 + length])
+            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+            start += 12 + length + 4
+        assert start == len(content)
+    return found
+
+
+def expected_scalars(history):
+    return {
+        (name, e["epoch"]): value
+        for e, name in itertools.chain(*([(e, n) for n in e] for e in history))
+        if name not in ("epoch", "step")
+        for value in [e[name]]
+    }
+
+
+def assert_holds(folder, history):
+    found, expected = read_scalars(folder), expected_scalars(history)
+    assert sorted((name, epoch) for name, epoch, _ in found) == sorted(expected)  # each once
+    for name, epoch, value in found:
+        assert value == pytest.approx(expected[name, epoch], rel=1e-6)  # float32
+
+
+def test_events_hold_each_scalar_once_after_resuming(tmp_path):
+    history = [entry(1), evaluated(2, 0.5, 1.0), evaluated(3, 0.6, 0.9)]
+    with TensorBoard(tmp_path, []) as board:
+        board.write(history[0])
+        board.write(history[1])
+    assert_holds(tmp_path, history[:2])
+    # A file is named after its second: within the same one the next would just overwrite it.
+    (old,) = tmp_path.glob("events.out.tfevents.*")
+    old.rename(tmp_path / "events.out.tfevents.1000000000.host")
+    # The run was resumed from the first epoch's end, so the second one comes again.
+    again = evaluated(2, 0.55, 0.95)
+    with TensorBoard(tmp_path, history[:1]) as board:
+        board.write(again)
+        board.write(history[2])
+    assert_holds(tmp_path, [history[0], again, history[2]])
+
+
+def test_events_leave_other_files_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with TensorBoard(tmp_path, [entry(1)]):
+        pass
+    assert (tmp_path / "notes.txt").read_text() == "mine"
