@@ -1,4 +1,4 @@
-"""Imports run one way: a room imports from rooms that stand before it, and no module in a circle."""
+"""Imports run one way: from room to room as listed here, and nowhere in a circle."""
 
 import ast
 import graphlib
