@@ -1,7 +1,7 @@
 """TrainState and its creation: the only place that splits and merges a Flax module.
 
-Everywhere else parameters and statistics are plain nested dicts of arrays: they cost least at
-each call of a compiled step, and any JAX code can read them.
+Everywhere else, parameters and statistics are plain nested dicts of arrays, which any JAX code can
+read and which add the least overhead to each call of a compiled step.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ from googlenet_jax.training.optimizer import UpdateRule
 
 
 class Keys(NamedTuple):
-    """A key for each use of randomness: drawing more weights must not change another one.
+    """A key for each use of randomness, so that a change in one leaves the others alone.
 
     Attributes:
-      init: of the weights.
-      order: of the images in an epoch.
-      step: of augmentation and dropout.
+      init: For the initial weights.
+      order: For the order of the images in each epoch.
+      step: For augmentation and dropout.
     """
 
     init: PRNGKeyArray
@@ -43,13 +43,13 @@ class Keys(NamedTuple):
 
 
 class StepReport(NamedTuple):
-    """What the last step saw: whether the run is still sound, and how far it moves.
+    """What the last step measured.
 
     Attributes:
-      loss: mean over the batch, auxiliary heads included.
+      loss: Mean over the batch, including the auxiliary heads.
       grad_norm: Euclidean norm of the gradient, over all parameters.
-      param_norm: of the parameters, after the step.
-      update_norm: of their change.
+      param_norm: Euclidean norm of the parameters after the step.
+      update_norm: Euclidean norm of their change.
     """
 
     loss: Float[Array, ""]
@@ -63,21 +63,38 @@ class StepReport(NamedTuple):
         return cls(*jnp.zeros(len(cls._fields)))
 
 
+class Packing(NamedTuple):
+    """How the trees of a state are packed.
+
+    Attributes:
+      pack: Makes a vector from a tree such as the parameters.
+      unpack: Makes a state with trees from a packed one.
+    """
+
+    pack: Callable[[PyTree], PyTree]
+    unpack: Callable[[Any], Any]
+
+
+TREES = Packing(pack=lambda tree: tree, unpack=lambda state: state)
+"""The packing of a state that is not packed."""
+
+
 @typing.no_type_check  # JAX also builds it of shapes and other stand-ins for arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that a run is made of, and all that a checkpoint holds.
+    """Everything that training changes, and everything that a checkpoint holds.
 
     Attributes:
-      step: optimizer steps taken.
-      params: trainable parameters, by layer.
+      step: Optimizer steps taken.
+      params: Trainable parameters, by layer.
       batch_stats: BatchNorm's running mean and variance, by layer.
-      opt_state: momentum and the schedule's count.
-      metrics: sums over the current epoch's steps, in training mode.
-      report: of the last step.
-      graphdef: the network without its numbers; static.
-      optimizer: the update rule; static.
+      opt_state: Optax's state: momentum and a step count.
+      metrics: Sums over the steps of the current epoch, in training mode.
+      report: What the last step measured.
+      graphdef: The network without its numbers; static.
+      optimizer: The update rule; static.
+      packing: How `params`, `batch_stats` and `opt_state` are packed; static.
     """
 
     step: Int[Array, ""]
@@ -88,22 +105,24 @@ class TrainState:
     report: StepReport
     graphdef: nnx.GraphDef = dataclasses.field(metadata={"static": True})
     optimizer: UpdateRule = dataclasses.field(metadata={"static": True})
+    packing: Packing = dataclasses.field(default=TREES, metadata={"static": True})
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some attributes changed."""
         return dataclasses.replace(self, **changes)
 
-    def packed(self, platform: str) -> tuple[Self, "Packing"]:
-        """The same state as a training program has it between its steps.
+    def packed(self, platform: str) -> Self:
+        """The same state in vectors: one for all parameters, and one for each tree like them.
+
+        A network of this kind has about 230 parameters, most of them a few hundred numbers. As
+        one vector they are updated by a few kernels instead of a thousand.
 
         Args:
-          platform: for which the program is compiled.
-
-        Returns:
-          The packed state, and what packs trees like its own and unpacks it.
+          platform: "cpu", "gpu" or "tpu". On a TPU the state stays as it is: there cutting
+            parameters out of a vector costs more than it gains.
         """
-        if platform == "tpu":  # where cutting parameters out of a vector costs more than it gains
-            return self, TREES
+        if platform == "tpu":
+            return self
         out_first = platform == "gpu"
         structure: Any = jax.tree.structure(self.params)
         params, unravel_params = _vector(self.params, out_first)
@@ -123,6 +142,7 @@ class TrainState:
                     lambda leaf: unravel_params(leaf) if leaf.shape == params.shape else leaf,
                     state.opt_state,
                 ),
+                packing=TREES,
             )
 
         opt_state = jax.tree.map(
@@ -130,16 +150,24 @@ class TrainState:
             self.opt_state,
             is_leaf=is_like_params,
         )
-        packed = self.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
-        return packed, Packing(pack, unpack)
+        return self.replace(
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            packing=Packing(pack, unpack),
+        )
+
+    def unpacked(self) -> Self:
+        """The inverse of `packed`."""
+        return self.packing.unpack(self)
 
     def with_weights(self, step: int, params: PyTree, batch_stats: PyTree) -> Self:
-        """A state with other weights, and an optimizer that starts afresh.
+        """A state with other weights, a new optimizer state and no metrics.
 
         Args:
-          step: optimizer steps that made the weights.
-          params: in the shape of `self.params`.
-          batch_stats: likewise.
+          step: Optimizer steps that made the weights.
+          params: With the structure and shapes of `self.params`.
+          batch_stats: With the structure and shapes of `self.batch_stats`.
         """
         params, batch_stats = jax.tree.map(jnp.asarray, (params, batch_stats))
         metrics, report = jax.tree.map(
@@ -157,26 +185,32 @@ class TrainState:
     def apply(
         self, params: PyTree, images: Float[Array, "batch height width channels"], **kwargs: Any
     ) -> tuple[Float[Array, "batch classes"], tuple[Float[Array, "batch classes"], ...], PyTree]:
-        """Logits, auxiliary heads' logits and BatchNorm's statistics, of the network with `params`.
+        """Runs the network.
 
         Args:
-          params: in the shape of `self.params`.
-          images: normalised, NHWC.
-          **kwargs: `train`, and in training `key`.
+          params: The parameters, which `jax.grad` may trace.
+          images: Normalised, NHWC.
+          **kwargs: `train`, and in training mode `key` for dropout.
+
+        Returns:
+          The logits, the logits of each auxiliary head, and the new BatchNorm statistics.
         """
-        # Without copy=True, BatchNorm writes into what jax.grad traces and raises.
+        # Without copy=True, BatchNorm would write into what jax.grad traces, which raises.
         model = nnx.merge(self.graphdef, params, self.batch_stats, copy=True)
-        # That capturing nothing is Flax's way to say that what layers sow is not wanted.
+        # Capturing nothing drops what the layers sow.
         logits, aux_logits = nnx.capture(model)(images, **kwargs)
         return logits, aux_logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
     def infer(
         self, images: Float[Array, "batch height width channels"]
     ) -> tuple[Float[Array, "batch classes"], Bool[Array, "batch relus"]]:
-        """Logits in inference mode, and whether each channel of each ReLU is above 0 anywhere.
+        """Runs the network in inference mode.
 
         Args:
-          images: normalised, NHWC.
+          images: Normalised, NHWC.
+
+        Returns:
+          The logits, and for each channel of each ReLU whether it is above 0 at any position.
         """
         model = nnx.merge(self.graphdef, self.params, self.batch_stats, copy=True)
         (logits, _), captured = nnx.capture(model, nnx.Intermediate)(images, train=False)
@@ -184,31 +218,12 @@ class TrainState:
         return logits, jnp.concatenate([(x > 0).any(axis=(1, 2)) for x in relus], axis=1)
 
 
-class Packing(NamedTuple):
-    """How a state lies in vectors: one for all parameters, and one for each tree beside them.
-
-    A network of this kind has some 230 parameters, most of them a few hundred numbers. As one
-    vector they are updated, and their norms computed, by a few kernels in place of a thousand.
-
-    Attributes:
-      pack: makes a vector of a tree such as the parameters.
-      unpack: makes of a packed state one with trees.
-    """
-
-    pack: Callable[[PyTree], PyTree]
-    unpack: Callable[[TrainState], TrainState]
-
-
-TREES = Packing(pack=lambda tree: tree, unpack=lambda state: state)
-"""Of a state that lies in trees, as it does between the programs."""
-
-
 def _vector(tree: PyTree, out_first: bool) -> tuple[Array, Callable[[Array], PyTree]]:
-    """The numbers of a tree as one vector, and the function that makes such a tree of a vector.
+    """The arrays of a tree as one vector, and the function that turns such a vector into a tree.
 
     Args:
-      tree: of arrays.
-      out_first: let a kernel's output channels come first, as cuDNN reads and writes them.
+      tree: Of arrays.
+      out_first: Whether the output channels of kernels come first, as cuDNN wants them.
     """
 
     def moved(tree: PyTree, start: int, end: int) -> PyTree:
@@ -227,7 +242,7 @@ def create(
     optimizer: UpdateRule,
     num_classes: int,
 ) -> TrainState:
-    """A state at step 0, its parameters drawn from `key`.
+    """A state at step 0 with parameters drawn from `key`.
 
     Parameters that name an `init_bound` are uniform within it, cut in the order of their names
     from one flat draw; the others keep the value that their module gave them.
@@ -264,9 +279,9 @@ def initialize(key: PRNGKeyArray, config: Config, info: DatasetInfo) -> TrainSta
     """The state at step 0 of the network and the update rule that a config describes.
 
     Args:
-      key: of the parameters.
-      config: of the run.
-      info: of its images and classes.
+      key: For the initial weights.
+      config: Of the run.
+      info: The image shape and the classes.
     """
     return create(
         key,

@@ -1,9 +1,9 @@
-"""One step of training and one pass of evaluation: pure functions of (state, data).
+"""Training and evaluation steps: pure functions of a state and data.
 
-The images come as uint8; augmentation and normalisation are inside the compiled programs, and
-everything random follows from a key and the step's number, so a resumed run needs no saved key.
-Where the whole data set lies on the device, the order of an epoch is inside as well, and many
-steps are one program; otherwise a program takes one batch.
+Images arrive as uint8; augmentation and normalisation are part of the compiled programs. All
+randomness follows from a key and the step number, so a resumed run needs no saved key. Where the
+whole data set lies on the devices, one program takes many steps (`train_steps`); otherwise each
+call takes one batch (`train_on_batch`).
 """
 
 import functools
@@ -24,21 +24,21 @@ from googlenet_jax.data import Arrays
 from googlenet_jax.data.preprocess import Preprocess
 from googlenet_jax.training.loss import cross_entropy, training_loss
 from googlenet_jax.training.metrics import Evaluation, Metrics
-from googlenet_jax.training.state import TREES, Packing, StepReport, TrainState
+from googlenet_jax.training.state import StepReport, TrainState
 
 Images = Float[Array, "batch height width channels"]
-Pixels = UInt8[Array, "batch ..."]  # an image, or a row
+Pixels = UInt8[Array, "batch ..."]  # images, or each image as one row of bytes
 
 
 class Hyperparameters(NamedTuple):
-    """The numbers of a recipe: arguments of the compiled programs, so others compile none anew.
+    """The numbers of a recipe. As arguments of the compiled programs they need no recompilation.
 
     Attributes:
-      learning_rates: of each step of the epoch.
-      momentum: see `optimizer.sgd`.
-      weight_decay: likewise.
-      aux_loss_weight: see `loss.training_loss`.
-      label_smoothing: likewise.
+      learning_rates: One for each step of the epoch.
+      momentum: See `optimizer.sgd`.
+      weight_decay: See `optimizer.sgd`.
+      aux_loss_weight: See `loss.training_loss`.
+      label_smoothing: See `loss.cross_entropy`.
     """
 
     learning_rates: Float[Array | np.ndarray, " steps_per_epoch"]
@@ -49,7 +49,7 @@ class Hyperparameters(NamedTuple):
 
     @classmethod
     def of(cls, config: Config, learning_rates: Float[np.ndarray, " steps_per_epoch"]) -> Self:
-        """Those of a config, for an epoch with these learning rates."""
+        """The numbers of a config, for an epoch with these learning rates."""
         update, loss = config.optimizer, config.train
         numbers = (
             *(update.momentum, update.weight_decay),
@@ -64,31 +64,31 @@ def train_step(
     labels: Int[Array, " batch"],
     key: PRNGKeyArray,
     hyperparameters: Hyperparameters,
-    packing: Packing = TREES,
 ) -> TrainState:
-    """One update of parameters, statistics, momentum, metrics and report.
+    """Takes one optimizer step on one batch.
 
     Args:
-      state: before the step, packed by `packing`.
-      images: normalised, NHWC.
-      labels: class indices.
-      key: of dropout.
-      hyperparameters: of the epoch that `state.step` is in.
-      packing: see `TrainState.packed`.
+      state: May be packed, see `TrainState.packed`.
+      images: Normalised, NHWC.
+      labels: Class indices.
+      key: For dropout.
+      hyperparameters: Of the epoch that `state.step` belongs to.
+
+    Returns:
+      The state with new parameters, BatchNorm statistics, momentum, metrics and report.
     """
     rates, momentum, weight_decay, *of_loss = hyperparameters
 
     def mean_loss(params: PyTree) -> tuple[Array, tuple[Array, Array, PyTree]]:
-        unpacked = packing.unpack(state.replace(params=params, opt_state=()))  # no need of it
-        logits, aux_logits, batch_stats = unpacked.apply(
-            unpacked.params, images, train=True, key=key
-        )
+        trees = state.replace(params=params, opt_state=()).unpacked()
+        logits, aux_logits, batch_stats = trees.apply(trees.params, images, train=True, key=key)
         losses = training_loss(logits, aux_logits, labels, *of_loss)
-        return losses.mean(), (losses, logits, packing.pack(batch_stats))
+        return losses.mean(), (losses, logits, state.packing.pack(batch_stats))
 
     gradient_of = jax.value_and_grad(mean_loss, has_aux=True)
     (loss, (losses, logits, batch_stats)), gradients = gradient_of(state.params)
-    rule = state.optimizer(jnp.asarray(rates)[state.step % len(rates)], momentum, weight_decay)
+    learning_rate = jnp.asarray(rates)[state.step % len(rates)]
+    rule = state.optimizer(learning_rate, momentum, weight_decay)
     updates, opt_state = rule.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return state.replace(
@@ -101,29 +101,26 @@ def train_step(
     )
 
 
-def _is_sound(state: TrainState) -> Array:
-    """Whether the last step was: a run ends behind one that was not, whose number is then known."""
+def _is_finite(state: TrainState) -> Array:
+    """Whether the last step's loss and gradient were finite."""
     return jnp.isfinite(state.report.loss) & jnp.isfinite(state.report.grad_norm)
 
 
 def _train_on(
     state: TrainState,
-    packing: Packing,
-    stored: Pixels,
+    pixels: Pixels,
     labels: Int[Array, " batch"],
     index: Int[Array, ""],
     key: PRNGKeyArray,
     hyperparameters: Hyperparameters,
     preprocess: Preprocess,
-    mesh: Mesh | None,
 ) -> TrainState:
-    """The step on a batch of stored pixels that is the `index`-th of its epoch, from 0."""
-    # Emptied by an epoch's first step, so that they outlast its end and a checkpoint there.
-    kept = jax.tree.map(lambda total: jnp.where(index == 0, 0, total), state.metrics)
+    """Augments and normalises the `index`-th batch of an epoch, then takes one step on it."""
+    # An epoch's first step clears the metrics, not its last one: they are read after the epoch.
+    metrics = jax.tree.map(lambda total: jnp.where(index == 0, 0, total), state.metrics)
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-    images, state = preprocess(augment_key, stored), state.replace(metrics=kept)
-    state = train_step(state, images, labels, dropout_key, hyperparameters, packing)
-    return parallel.whole(state, mesh)
+    images = preprocess(augment_key, pixels)
+    return train_step(state.replace(metrics=metrics), images, labels, dropout_key, hyperparameters)
 
 
 @functools.partial(
@@ -143,39 +140,38 @@ def train_steps(
     preprocess: Preprocess,
     mesh: Mesh | None = None,
 ) -> TrainState:
-    """Takes `num_steps` steps of one epoch, or fewer: it ends behind the first unsound one.
+    """Takes up to `num_steps` steps of one epoch, on a data set that lies on the devices.
 
-    One program for any number of steps, one included, so that how a run is cut into calls
-    changes no bit of it.
+    It stops early after a step whose loss or gradient is not finite. One program serves any
+    number of steps, including one, so splitting a run into calls changes no bit of the result.
 
     Args:
-      state: donated.
-      data: the training images.
-      order: of this epoch's examples; batch i is its i-th slice of `batch_size`.
-      num_steps: not beyond the epoch's end.
-      key: of the run; step s uses fold_in(key, s).
-      hyperparameters: of the epoch.
-      batch_size: images a step.
-      preprocess: augmentation and normalisation.
-      mesh: of the devices over which batches are split; None is one device.
+      state: Donated.
+      data: The training images.
+      order: The epoch's permutation of the examples; batch i is its i-th slice of `batch_size`.
+      num_steps: At most to the end of the epoch.
+      key: Of the run; step s uses fold_in(key, s).
+      hyperparameters: Of the epoch.
+      batch_size: Images per step, over all devices.
+      preprocess: Augments and normalises.
+      mesh: The devices that batches are split over; None for one device.
     """
     steps_per_epoch = len(order) // batch_size
     end = state.step + num_steps
 
     def goes_on(state: TrainState) -> Array:
-        return (state.step < end) & _is_sound(state)
+        return (state.step < end) & _is_finite(state)
 
     def body(state: TrainState) -> TrainState:
         index = state.step % steps_per_epoch
         chosen = lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
         chosen = parallel.split(chosen, mesh)
-        images, labels = data.images[chosen], data.labels[chosen]
-        return _train_on(
-            state, packing, images, labels, index, key, hyperparameters, preprocess, mesh
-        )
+        pixels, labels = data.images[chosen], data.labels[chosen]
+        state = _train_on(state, pixels, labels, index, key, hyperparameters, preprocess)
+        return parallel.whole(state, mesh)
 
-    packed, packing = state.packed(parallel.platform(mesh))
-    return packing.unpack(lax.while_loop(goes_on, body, packed))
+    packed = state.packed(parallel.platform(mesh))
+    return lax.while_loop(goes_on, body, packed).unpacked()
 
 
 @functools.partial(
@@ -185,7 +181,7 @@ def train_steps(
 )
 def train_on_batch(
     state: TrainState,
-    images: Pixels,
+    pixels: Pixels,
     labels: Int[Array, " batch"],
     key: PRNGKeyArray,
     hyperparameters: Hyperparameters,
@@ -193,26 +189,25 @@ def train_on_batch(
     preprocess: Preprocess,
     mesh: Mesh | None = None,
 ) -> TrainState:
-    """Takes one step on a batch that came from elsewhere; none behind an unsound one.
+    """Takes one step on a batch from the host; none if the step before was not finite.
 
     Args:
-      state: donated.
-      images: as they are stored, split over the devices of `mesh`.
-      labels: class indices, likewise.
-      key: of the run; step s uses fold_in(key, s).
-      hyperparameters: of the epoch; as many learning rates as it has steps.
-      preprocess: augmentation and normalisation.
-      mesh: of the devices; None is one device.
+      state: Donated.
+      pixels: Images as they are stored, split over the devices of `mesh`.
+      labels: Class indices, split in the same way.
+      key: Of the run; step s uses fold_in(key, s).
+      hyperparameters: Of the epoch.
+      preprocess: Augments and normalises.
+      mesh: The devices; None for one device.
     """
 
     def take(state: TrainState) -> TrainState:
         index = state.step % len(hyperparameters.learning_rates)
-        return _train_on(
-            state, packing, images, labels, index, key, hyperparameters, preprocess, mesh
-        )
+        state = _train_on(state, pixels, labels, index, key, hyperparameters, preprocess)
+        return parallel.whole(state, mesh)
 
-    packed, packing = state.packed(parallel.platform(mesh))
-    return packing.unpack(lax.cond(_is_sound(state), take, lambda state: state, packed))
+    packed = state.packed(parallel.platform(mesh))
+    return lax.cond(_is_finite(state), take, lambda state: state, packed).unpacked()
 
 
 def eval_step(
@@ -221,13 +216,13 @@ def eval_step(
     labels: Int[Array, " batch"],
     mask: Bool[Array, " batch"] | None = None,
 ) -> Evaluation:
-    """The evaluation of one batch in inference mode; examples with a false `mask` do not count.
+    """Evaluates one batch in inference mode.
 
     Args:
-      state: of which the weights are used.
-      images: normalised, NHWC.
-      labels: class indices.
-      mask: None: all count.
+      state: Its parameters and BatchNorm statistics are used.
+      images: Normalised, NHWC.
+      labels: Class indices.
+      mask: False for examples that do not count; None if all count.
     """
     logits, active = state.infer(images)
     return Evaluation.of_inference(logits, labels, cross_entropy(logits, labels), active, mask)
@@ -242,13 +237,13 @@ def evaluate(
     preprocess: Preprocess,
     mesh: Mesh | None = None,
 ) -> Evaluation:
-    """The evaluation of every example of `data`, each counted once, in inference mode.
+    """Evaluates every example of `data` once, in inference mode.
 
-    Batches are split over the devices of `mesh`, and made larger if the devices do not divide
-    them. The last one is filled up with repetitions that do not count.
+    Batches are split over the devices of `mesh`; their size is rounded up to a multiple of the
+    number of devices. The last batch is padded with examples that do not count.
     """
     size = len(data.labels)
-    batch_size = parallel.divisible(min(batch_size, size), mesh)  # no memory for what is not there
+    batch_size = parallel.divisible(min(batch_size, size), mesh)  # small sets need less memory
 
     def evaluate_batch(index: Array) -> Evaluation:
         wanted = index * batch_size + jnp.arange(batch_size)
@@ -263,12 +258,12 @@ def evaluate(
 @functools.partial(jax.jit, static_argnames=("preprocess", "mesh"))
 def evaluate_on_batch(
     state: TrainState,
-    images: Pixels,
+    pixels: Pixels,
     labels: Int[Array, " batch"],
     mask: Bool[Array, " batch"],
     *,
     preprocess: Preprocess,
     mesh: Mesh | None = None,
 ) -> Evaluation:
-    """The evaluation of the examples of a batch with a true `mask`, in inference mode."""
-    return parallel.whole(eval_step(state, preprocess(None, images), labels, mask), mesh)
+    """Evaluates the examples of a batch whose `mask` is true, in inference mode."""
+    return parallel.whole(eval_step(state, preprocess(None, pixels), labels, mask), mesh)

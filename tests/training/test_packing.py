@@ -31,12 +31,12 @@ def moved_state(rule):
 @pytest.mark.parametrize("rule", [optimizer.sgd, optimizer.adam])
 def test_what_is_packed_is_unpacked_the_same(rule, platform):
     whole = moved_state(rule)
-    packed, packing = whole.packed(platform)
-    assert_equal(packing.unpack(packed), whole)
+    packed = whole.packed(platform)
+    assert_equal(packed.unpacked(), whole)
     assert np.array_equal(
         *(
             jnp.concatenate(jax.tree.leaves(jax.tree.map(jnp.ravel, tree)))
-            for tree in (packing.pack(whole.params), packed.params)
+            for tree in (packed.packing.pack(whole.params), packed.params)
         )
     )
     if platform != "tpu":
@@ -47,7 +47,7 @@ def test_what_is_packed_is_unpacked_the_same(rule, platform):
 def test_on_a_gpu_a_kernel_s_outputs_come_first():
     """As cuDNN has them: a kernel is then a piece of the vector, and no transposed one."""
     whole = moved_state(optimizer.sgd)
-    packed, _ = whole.packed("gpu")
+    packed = whole.packed("gpu")
     kernel = np.asarray(whole.params["unit"]["conv"]["kernel"]).transpose(3, 0, 1, 2).ravel()
     vector = np.asarray(packed.params)
     assert any(
