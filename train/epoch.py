@@ -1,4 +1,4 @@
-"""The steps of one epoch: called in groups, watched, saved when the run must end."""
+"""The steps of one epoch: in calls of half a second, checked, saved when the run must end."""
 
 import contextlib
 import dataclasses
@@ -7,8 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 
-import optax
-
 from googlenet_jax import parallel
 from googlenet_jax.config import Config
 from googlenet_jax.errors import DataError, TrainingError
@@ -16,10 +14,9 @@ from googlenet_jax.storage.checkpoint import Checkpoints, Record
 from googlenet_jax.training.feeds import Feed
 from googlenet_jax.training.state import TrainState
 from train.console import Progress, StopRequest
-from train.resume import Plan
 
-# A call of the compiled steps lasts about this long: long enough to hide the way to the device
-# and back, short enough to serve signals and the bar. Its length changes no bit of the result.
+# A call of the compiled steps takes about this long: long enough to hide the latency of a call,
+# short enough to serve signals and the progress bar. It changes no bit of the result.
 CALL_SECONDS = 0.5
 
 
@@ -28,18 +25,14 @@ class Run:
     """What stays the same from the first step to the last.
 
     Attributes:
-      config: of the run.
-      plan: its steps and epochs.
-      feed: of the images, into the compiled steps.
-      schedule: the learning rate by step.
-      checkpoints: in the workdir.
-      stop: the signal that asks for an end, if one came.
+      config: Of the run.
+      feed: Its images, compiled programs, and plan of steps.
+      checkpoints: In the working directory.
+      stop: Knows whether a signal has asked the run to end.
     """
 
     config: Config
-    plan: Plan
     feed: Feed
-    schedule: optax.Schedule
     checkpoints: Checkpoints
     stop: StopRequest
 
@@ -47,16 +40,26 @@ class Run:
 def train_epoch(
     run: Run, train_state: TrainState, record: Record, epoch: int
 ) -> tuple[TrainState, float]:
-    """Takes the steps that are left of an epoch (from 0); returns what all of them took, in s.
+    """Takes the remaining steps of an epoch.
+
+    Args:
+      run: That the epoch is part of.
+      train_state: At any step of the epoch.
+      record: Of the epochs before.
+      epoch: Counted from 0.
+
+    Returns:
+      The state after the epoch, and the seconds that all of its steps took.
 
     Raises:
-      TrainingError: loss or gradient are not finite, and nothing is saved; or a process that
-        decodes images is no more, and the state is.
-      DataError: an image cannot be read; the state is saved.
-      SystemExit: a signal came; the state is saved.
+      TrainingError: Loss or gradient are not finite (nothing is saved), or a process that decodes
+        images has died (the state is saved).
+      DataError: An image cannot be read; the state is saved.
+      SystemExit: A signal came; the state is saved.
     """
     every, steps_per_call = run.config.checkpoint.every_steps, run.config.train.steps_per_call
-    start, end = epoch * run.plan.steps_per_epoch, run.plan.epoch_end(epoch)
+    plan = run.feed.plan
+    start, end = epoch * plan.steps_per_epoch, plan.epoch_end(epoch)
     steps_done, call_steps = int(train_state.step), steps_per_call or 1
     epoch_seconds = record.epoch_seconds
 
@@ -64,7 +67,7 @@ def train_epoch(
         unfinished = dataclasses.replace(record, epoch_seconds=epoch_seconds)
         run.checkpoints.save(train_state, unfinished)
 
-    with Progress(f"epoch {epoch + 1}/{run.plan.epochs}", steps_done - start, end - start) as bar:
+    with Progress(f"epoch {epoch + 1}/{plan.epochs}", steps_done - start, end - start) as bar:
         while steps_done < end:
             run.stop.check(save, steps_done)
             until = min(end, steps_done + call_steps)
@@ -73,7 +76,7 @@ def train_epoch(
             called = time.monotonic()
             with saved_if_data_fail(save):
                 train_state = run.feed.train(train_state, until - steps_done)
-            seen = train_state.metrics.compute()  # waits for the device
+            seen = train_state.metrics.compute()  # waits for the devices
             seconds = time.monotonic() - called
             check_finite(run, train_state)
 
@@ -89,7 +92,7 @@ def train_epoch(
                 save()
             shown = {
                 "loss": f"{seen['loss']:.4f}",
-                "learning_rate": f"{float(run.schedule(steps_done - 1)):.4g}",
+                "learning_rate": f"{float(plan.schedule(steps_done - 1)):.4g}",
                 "images/s": f"{num_steps * run.config.train.batch_size / seconds:.0f}",
             }
             bar.update(steps_done - start, shown)
@@ -99,9 +102,9 @@ def train_epoch(
 
 @contextlib.contextmanager
 def saved_if_data_fail(save: Callable[[], None]) -> Iterator[None]:
-    """Saves what has been trained before images that cannot be read end the run.
+    """Saves the state if images cannot be read, then lets the error end the run.
 
-    Of many processes all get here, at one step: see `feeds.Streamed`.
+    With several processes, all of them get here at the same step, see `feeds.Streamed`.
     """
     try:
         yield
@@ -114,7 +117,7 @@ def check_finite(run: Run, train_state: TrainState) -> None:
     """Ends a run that has diverged.
 
     Raises:
-      TrainingError: names the step, its loss, learning rate and gradient norm.
+      TrainingError: Loss or gradient of the last step are not finite.
     """
     step_number = int(train_state.step)
     loss, grad_norm = float(train_state.report.loss), float(train_state.report.grad_norm)
@@ -122,6 +125,6 @@ def check_finite(run: Run, train_state: TrainState) -> None:
         last = f"the last good checkpoint is step {max(run.checkpoints.steps, default=None)}"
         raise TrainingError(
             f"not finite at step {step_number}: loss {loss}, gradient norm {grad_norm}, learning "
-            f"rate {float(run.schedule(step_number - 1)):.4g}; "
+            f"rate {float(run.feed.plan.schedule(step_number - 1)):.4g}; "
             f"{last if run.checkpoints.steps else 'there is no checkpoint yet'}"
         )

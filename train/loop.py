@@ -31,26 +31,26 @@ from googlenet_jax.training.state import Keys, TrainState
 from train import console, messages
 from train.console import StopRequest
 from train.epoch import Run, saved_if_data_fail, train_epoch
-from train.resume import Plan, restore, start
+from train.resume import restore, start
 
 
 def train_and_evaluate(
     config: Config, workdir: WorkdirPath, started: float | None = None
 ) -> dict[str, Any]:
-    """Trains as `config` says; a workdir that holds checkpoints is resumed, exactly.
+    """Trains a network; if the working directory holds checkpoints, the run resumes exactly.
 
     Args:
-      config: of the run.
-      workdir: where everything about it is kept.
-      started: when the program was, by `time.monotonic`; it tells what the start-up took.
+      config: Of the run.
+      workdir: Keeps everything about the run.
+      started: When the program started, by `time.monotonic`; None for now.
 
     Returns:
-      What summary.json holds.
+      The content of summary.json.
 
     Raises:
-      UserError: config, data or workdir cannot be used.
-      TrainingError: the loss or the gradient is no longer finite.
-      SystemExit: a signal came and a checkpoint was written; the status is 128 + its number.
+      UserError: The config, the data or the working directory cannot be used.
+      TrainingError: The loss or the gradient is not finite.
+      SystemExit: A signal came and a checkpoint was written; the status is 128 + its number.
     """
     start_up = messages.StartUp(time.monotonic() if started is None else started)
     start_up.lap("import")
@@ -60,7 +60,7 @@ def train_and_evaluate(
     mesh = parallel.create_mesh()
     parallel.check_batch_size(config.train.batch_size, mesh)
     parallel.check_same("config", json.dumps(config.to_dict()))
-    # Among many processes SIGTERM is JAX's to hear, see `Checkpoints.preempted`.
+    # With several processes JAX handles SIGTERM, see `Checkpoints.preempted`.
     is_alone = not jax.distributed.is_initialized()
     signals = [signal.SIGTERM, signal.SIGINT] if is_alone else []
     with (
@@ -70,15 +70,13 @@ def train_and_evaluate(
         StopRequest.listen(signals) as stop,
     ):
         saved_config = check_same_run(workdir, config)
-        with parallel.first_process_first("data"):  # it may have to prepare them
+        with parallel.first_process_first("data"):  # it may have to prepare the files
             dataset = data.load(config.data, config.seed)
         parallel.check_same("data set", dataset.provenance["sha256"])
-        plan = Plan.of(config, Split.TRAIN.num_examples(dataset))
-        schedule = plan.schedule(config)
-        feed = feeds.create(dataset, config, mesh, schedule)
-        stack.enter_context(contextlib.closing(feed))
+        feed = stack.enter_context(contextlib.closing(feeds.create(dataset, config, mesh)))
         console.say(f"data: {messages.describe_data(dataset)}")
         start_up.lap("data")
+
         init_key = parallel.replicate(Keys.of(config.seed).init, mesh)
         train_state = state.initialize(init_key, config, dataset.info)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(train_state.params))
@@ -94,7 +92,7 @@ def train_and_evaluate(
             start_up.lap("state")
             write_config(folder, config)
             write_metrics(folder, record.history)
-            run = Run(config, plan, feed, schedule, checkpoints, stop)
+            run = Run(config, feed, checkpoints, stop)
             record = train_epochs(run, folder, train_state, record, start_up)
 
         summary = summarize(config, record, parameters)
@@ -105,9 +103,9 @@ def train_and_evaluate(
 
 
 def keep_programs() -> None:
-    """Keeps compiled programs in the user's cache folder, unless JAX was told of another."""
+    """Keeps compiled programs in the user's cache folder, unless JAX has a cache folder already."""
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        with contextlib.suppress(OSError):  # no home, or a read-only one: a run does without
+        with contextlib.suppress(OSError):  # no home folder, or a read-only one: go without
             folder = encoded.cache_folder() / "compiled"
             folder.mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -121,8 +119,9 @@ def train_epochs(
     record: Record,
     start_up: messages.StartUp,
 ) -> Record:
-    """Trains, evaluates and saves until the plan is done; returns the whole record."""
-    if len(record.history) == run.plan.epochs:
+    """Trains, evaluates and saves until the end of the run; returns its record."""
+    plan = run.feed.plan
+    if len(record.history) == plan.epochs:
         return record
     console.say("compiling the training steps")
     was_kept = run.feed.compile(train_state)
@@ -130,24 +129,24 @@ def train_epochs(
     console.say(start_up.describe())
     every = run.config.eval.every_epochs
     with TensorBoard(folder / "tensorboard", record.history) as board:
-        # The history has a line for each finished epoch, so it says which one comes next.
-        for epoch in range(len(record.history), run.plan.epochs):
+        # The history has one line for each finished epoch.
+        for epoch in range(len(record.history), plan.epochs):
             train_state, train_seconds = train_epoch(run, train_state, record, epoch)
             started, steps_done = time.monotonic(), int(train_state.step)
             evaluated: dict[Split, Evaluation] = {}
-            if (epoch + 1) % every == 0 or epoch + 1 == run.plan.epochs:
+            if (epoch + 1) % every == 0 or epoch + 1 == plan.epochs:
                 unfinished = dataclasses.replace(record, epoch_seconds=train_seconds)
                 save = functools.partial(run.checkpoints.save, train_state, unfinished)
                 with saved_if_data_fail(save):
                     evaluated = evaluate_splits(run, train_state)
-            images = (steps_done - epoch * run.plan.steps_per_epoch) * run.config.train.batch_size
+            steps_taken = steps_done - epoch * plan.steps_per_epoch
             entry: dict[str, Any] = {
                 "epoch": epoch + 1,
                 "step": steps_done,
                 **scalars({Split.TRAIN: train_state.metrics, **evaluated}),
                 **norms(train_state),
-                "learning_rate": float(run.schedule(steps_done - 1)),
-                "images_per_second": images / train_seconds,
+                "learning_rate": float(plan.schedule(steps_done - 1)),
+                "images_per_second": steps_taken * run.config.train.batch_size / train_seconds,
                 "seconds": train_seconds + time.monotonic() - started,
             }
             history = [*record.history, entry]
@@ -158,24 +157,24 @@ def train_epochs(
             record = dataclasses.replace(
                 record, history=history, epoch_seconds=0.0, warnings=record.warnings | new
             )
-            # The checkpoint first: what metrics.jsonl lacks is rewritten from it on resume.
+            # The checkpoint first: on resume, metrics.jsonl is rewritten from it.
             run.checkpoints.save(train_state, record, selection_metrics(entry))
             write_metrics(folder, record.history)
             board.write(entry)
-            console.say(messages.epoch_line(history, run.plan))
+            console.say(messages.epoch_line(history, plan))
             for text in new.values():
                 console.say(f"warning: {text}")
     return record
 
 
 def evaluate_splits(run: Run, train_state: TrainState) -> dict[Split, Evaluation]:
-    """The evaluation of every split but the training one, on each of its images."""
+    """Evaluates every split except the training split."""
     splits = (split for split in run.feed.dataset.splits if split is not Split.TRAIN)
     return {split: run.feed.evaluate(train_state, split) for split in splits}
 
 
 def scalars(metrics: dict[Split, Metrics]) -> dict[str, float]:
-    """Loss and accuracy of each split, under metrics.jsonl's names."""
+    """Loss and accuracy of each split, by their names in metrics.jsonl."""
     values = {split: each.compute() for split, each in metrics.items()}
     return {
         f"{split}_{name}": values[split][name]
@@ -186,6 +185,6 @@ def scalars(metrics: dict[Split, Metrics]) -> dict[str, float]:
 
 
 def norms(train_state: TrainState) -> dict[str, float]:
-    """The norms of the last step's gradient, parameters and update."""
+    """The norms of the last step's gradient, of the parameters and of their update."""
     report = train_state.report._asdict().items()
     return {name: float(value) for name, value in report if name.endswith("_norm")}

@@ -9,14 +9,14 @@ from tqdm import tqdm
 from googlenet_jax.config import Config
 from googlenet_jax.data import Dataset, Split, Stream
 from googlenet_jax.fileio import WorkdirPath
-from train.resume import Plan
+from googlenet_jax.training.plan import Plan
 
 
 class StartUp:
-    """Where the time before the first step goes; each lap begins where the last one ended.
+    """How long each part of the start-up takes.
 
     Args:
-      started: when the first lap began, by `time.monotonic`.
+      started: When the start-up began, by `time.monotonic`.
     """
 
     def __init__(self, started: float):
@@ -24,18 +24,18 @@ class StartUp:
         self._laps: list[str] = []
 
     def lap(self, name: str) -> None:
-        """Ends a lap."""
+        """Ends a part; the next one begins now."""
         now = time.monotonic()
         self._laps.append(f"{name} {now - self._last:.1f} s")
         self._last = now
 
     def describe(self) -> str:
-        """The laps and their sum in one line."""
+        """The parts and their sum in one line."""
         return f"started in {self._last - self._started:.1f} s: {', '.join(self._laps)}"
 
 
 def describe_data(dataset: Dataset | Stream) -> str:
-    """Name, sizes and provenance in one line."""
+    """A data set's name, sizes and origin in one line."""
     sizes = [f"{s.num_examples(dataset):,} {s}" for s in Split if s in dataset.splits]
     found = dataset.provenance
     if "sha256_of" in found:
@@ -52,7 +52,7 @@ def describe_data(dataset: Dataset | Stream) -> str:
 
 
 def describe_model(config: Config, parameters: int) -> str:
-    """Name, size, precision and device in one line."""
+    """A network's name, size, precision and devices in one line."""
     devices = jax.devices()[0].device_kind
     if jax.device_count() > 1:
         devices = f"{jax.device_count()} x {devices}"
@@ -65,7 +65,7 @@ def describe_model(config: Config, parameters: int) -> str:
 
 
 def epoch_line(history: list[dict[str, Any]], plan: Plan) -> str:
-    """What the last epoch came to, and the time that is left at the pace so far."""
+    """The figures of the last epoch, and the time left at the pace so far."""
     entry = history[-1]
     values = " ".join(
         f"{name} {value:.4f}"
@@ -81,11 +81,11 @@ def epoch_line(history: list[dict[str, Any]], plan: Plan) -> str:
 
 
 def describe_result(summary: dict[str, Any], workdir: WorkdirPath) -> str:
-    """Final and best accuracy, each with its epoch."""
+    """The final and the best test accuracy, each with its epoch."""
     final, best = summary["final"], summary["best"]
     return (
         f"done in {tqdm.format_interval(summary['wall_seconds'])}: test accuracy "
         f"{final['test_accuracy']:.4f} at the end (epoch {final['epoch']}), "
         f"{best['test_accuracy']:.4f} at epoch {best['epoch']}, "
-        f"which is best on the {summary['best_chosen_on']} split; {workdir}/curves.png"
+        f"the best on the {summary['best_chosen_on']} split; {workdir}/curves.png"
     )

@@ -1,18 +1,18 @@
-"""How the images of a data set reach the compiled programs of a run.
+"""Feeds: how the images of a data set reach the compiled programs.
 
-The training loop sees a `Feed` and does not know which one: `InMemory` has the whole set on every
-device, and one program takes many steps; `Streamed` decodes one batch after the other beside it.
+The training loop uses a `Feed` and need not know which: `InMemory` keeps the whole data set on
+every device, where one program takes many steps; `Streamed` decodes batch after batch on the host.
 """
 
+import abc
 import contextlib
 import functools
 import logging
 from collections.abc import Generator, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -23,74 +23,25 @@ from googlenet_jax.data.stream import Batch
 from googlenet_jax.errors import DataError, TrainingError
 from googlenet_jax.training import step
 from googlenet_jax.training.metrics import Evaluation
+from googlenet_jax.training.plan import Plan
 from googlenet_jax.training.state import Keys, TrainState
 
 
-@runtime_checkable
-class Feed(Protocol):
-    """A data set, and the compiled programs that train and evaluate on it."""
-
-    @property
-    def dataset(self) -> Dataset | Stream:
-        """That it feeds from."""
-
-    def compile(self, state: TrainState) -> bool:
-        """Compiles the training program; to be called before `train`.
-
-        Returns:
-          Whether it lay in JAX's cache of compiled programs.
-
-        Raises:
-          DataError: the first images cannot be read.
-        """
-
-    def train(self, state: TrainState, num_steps: int) -> TrainState:
-        """Takes steps of one epoch, from the one that `state.step` says, or fewer.
-
-        It ends behind a step that is unsound, and before one whose images cannot be read.
-
-        Args:
-          state: donated, unless an error is raised.
-          num_steps: not beyond the epoch's end.
-
-        Raises:
-          DataError: the images of the first of these steps cannot be read.
-          TrainingError: what decodes them is no more.
-        """
-
-    def evaluate(self, state: TrainState, split: Split) -> Evaluation:
-        """The evaluation of every example of a split, each counted once, in inference mode.
-
-        Raises:
-          DataError: an image cannot be decoded.
-          TrainingError: what decodes them is no more.
-        """
-
-    def close(self) -> None:
-        """Ends what works in the background."""
-
-
-def create(
-    dataset: Dataset | Stream,
-    config: Config,
-    mesh: Mesh | None = None,
-    schedule: optax.Schedule | None = None,
-) -> Feed:
+def create(dataset: Dataset | Stream, config: Config, mesh: Mesh | None = None) -> "Feed":
     """The feed of a data set.
 
     Args:
-      dataset: on the host.
-      config: of the run.
-      mesh: of the devices; None is one device.
-      schedule: the learning rate by step; None for a feed that only evaluates.
+      dataset: On the host.
+      config: Of the run.
+      mesh: The devices; None for one device.
     """
     if isinstance(dataset, Stream):
-        return Streamed(dataset, config, mesh, schedule)
-    return InMemory(dataset, config, mesh, schedule)
+        return Streamed(dataset, config, mesh)
+    return InMemory(dataset, config, mesh)
 
 
-def compile_and_tell(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
-    """The compiled program, and whether it lay in JAX's cache."""
+def compile_program(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
+    """Compiles a program; returns it, and whether it came from JAX's compilation cache."""
     events: list[str] = []
 
     def note(event: str, **_: Any) -> None:
@@ -103,54 +54,98 @@ def compile_and_tell(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, 
         jax.monitoring.unregister_event_listener(note)
 
 
-class _Common:
-    """What both feeds are made of."""
+class Feed(abc.ABC):
+    """A data set, and the compiled programs that train and evaluate on it.
 
-    def __init__(
-        self,
-        dataset: Dataset | Stream,
-        config: Config,
-        mesh: Mesh | None,
-        schedule: optax.Schedule | None,
-    ):
-        self._config, self._mesh, self._schedule = config, mesh, schedule
-        self._steps_per_epoch = Split.TRAIN.num_examples(dataset) // config.train.batch_size
+    Attributes:
+      dataset: The images that it feeds from.
+    """
+
+    dataset: Dataset | Stream
+
+    def __init__(self, dataset: Dataset | Stream, config: Config, mesh: Mesh | None):
+        self._config, self._mesh = config, mesh
         self._epoch = -1
         self._step_key = parallel.replicate(Keys.of(config.seed).step, mesh)
         self._for_evaluation = preprocess.for_evaluation(dataset.info)
         self._for_training = preprocess.for_training(config.data, dataset.info)
 
-    def _begin(self, state: TrainState) -> bool:
-        """Computes what holds for the whole epoch of the next step; False if that was done."""
-        epoch = int(state.step) // self._steps_per_epoch
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """The steps and the learning rates of the run.
+
+        Raises:
+          ConfigError: The training images do not fill one batch.
+        """
+        return Plan.of(self._config, Split.TRAIN.num_examples(self.dataset))
+
+    @abc.abstractmethod
+    def compile(self, state: TrainState) -> bool:
+        """Compiles the training program; call it once, before `train`.
+
+        Returns:
+          Whether the program came from JAX's compilation cache.
+
+        Raises:
+          DataError: The first images cannot be read.
+        """
+
+    @abc.abstractmethod
+    def train(self, state: TrainState, num_steps: int) -> TrainState:
+        """Takes up to `num_steps` steps, the first one being `state.step`.
+
+        It stops early after a step whose loss or gradient is not finite, and before a step
+        whose images cannot be read.
+
+        Args:
+          state: Donated, unless an error is raised.
+          num_steps: At most to the end of the epoch.
+
+        Raises:
+          DataError: The images of the first of these steps cannot be read.
+          TrainingError: A process that decodes images has died.
+        """
+
+    @abc.abstractmethod
+    def evaluate(self, state: TrainState, split: Split) -> Evaluation:
+        """Evaluates every example of a split once, in inference mode.
+
+        Raises:
+          DataError: An image cannot be decoded.
+          TrainingError: A process that decodes images has died.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Ends the threads and processes that decode images."""
+
+    def _begins_epoch(self, state: TrainState) -> bool:
+        """Whether the next step begins another epoch; if so, gets its learning rates ready."""
+        steps_per_epoch = self.plan.steps_per_epoch
+        epoch = int(state.step) // steps_per_epoch
         if epoch == self._epoch:
             return False
-        assert self._schedule, "made to evaluate only"
-        steps = epoch * self._steps_per_epoch + np.arange(self._steps_per_epoch)
-        rates = np.broadcast_to(self._schedule(steps), steps.shape)
+        steps = epoch * steps_per_epoch + np.arange(steps_per_epoch)
+        rates = np.broadcast_to(self.plan.schedule(steps), steps.shape)
         hyperparameters = step.Hyperparameters.of(self._config, rates)
         self._epoch, self._hyperparameters = epoch, parallel.replicate(hyperparameters, self._mesh)
         return True
 
 
-class InMemory(_Common):
-    """Trains and evaluates on a data set that lies whole on every device."""
+class InMemory(Feed):
+    """Trains and evaluates on a data set of which every device holds a whole copy."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        config: Config,
-        mesh: Mesh | None,
-        schedule: optax.Schedule | None,
-    ):
-        super().__init__(dataset, config, mesh, schedule)
+    dataset: Dataset
+
+    def __init__(self, dataset: Dataset, config: Config, mesh: Mesh | None):
+        super().__init__(dataset, config, mesh)
         self.dataset = dataset.on_devices(mesh)
         self._order_key = parallel.replicate(Keys.of(config.seed).order, mesh)
 
     def _arguments(self, state: TrainState, num_steps: int) -> tuple[Any, ...]:
-        """Of the training program."""
+        """The arguments of the training program."""
         train = self.dataset.splits[Split.TRAIN]
-        if self._begin(state):
+        if self._begins_epoch(state):
             self._order = data.epoch_order(self._order_key, self._epoch, len(train))
         rest = np.int32(num_steps), self._step_key, self._hyperparameters
         return state, train, self._order, *rest
@@ -163,7 +158,7 @@ class InMemory(_Common):
             preprocess=self._for_training,
             mesh=self._mesh,
         )
-        self._program, was_kept = compile_and_tell(lowered)
+        self._program, was_kept = compile_program(lowered)
         return was_kept
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
@@ -187,21 +182,17 @@ class InMemory(_Common):
         """See `Feed`."""
 
 
-class Streamed(_Common):
-    """Trains and evaluates on pictures that are decoded as they are needed.
+class Streamed(Feed):
+    """Trains and evaluates on pictures that are decoded while the devices work.
 
-    While the devices take a step, the next batch is decoded and sent to them. Which pictures that
-    are, and how they are cut, follows from the step's number: no iterator needs to be saved.
+    Which pictures make a batch, and how they are cropped, follows from the step number, so no
+    iterator needs to be saved.
     """
 
-    def __init__(
-        self,
-        dataset: Stream,
-        config: Config,
-        mesh: Mesh | None,
-        schedule: optax.Schedule | None,
-    ):
-        super().__init__(dataset, config, mesh, schedule)
+    dataset: Stream
+
+    def __init__(self, dataset: Stream, config: Config, mesh: Mesh | None):
+        super().__init__(dataset, config, mesh)
         self.dataset = dataset
         self._named: set[tuple[Split, int]] = set()  # pictures that cannot be read
         self._batches: Generator[Batch] | None = None
@@ -216,7 +207,7 @@ class Streamed(_Common):
         if missing := self._missing(self._next):
             raise missing
         assert isinstance(self._next, tuple)
-        self._begin(state)
+        self._begins_epoch(state)
         lowered = step.train_on_batch.lower(
             state,
             *self._next,
@@ -225,34 +216,31 @@ class Streamed(_Common):
             preprocess=self._for_training,
             mesh=self._mesh,
         )
-        self._program, was_kept = compile_and_tell(lowered)
+        self._program, was_kept = compile_program(lowered)
         return was_kept
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
         """See `Feed`."""
-        self._begin(state)
+        self._begins_epoch(state)
         for taken in range(num_steps):
             if missing := self._missing(self._next):
                 if taken:
-                    break  # told when its step is due: what has been trained is not to be lost
+                    break  # return the steps taken; the next call raises
                 raise missing
             assert isinstance(self._next, tuple)
             state = self._program(state, *self._next, self._step_key, self._hyperparameters)
-            self._fetch()  # where programs run apart from this thread, this one is at work now
+            self._fetch()  # on a GPU or TPU, while the step runs
         return state
 
     def _missing(self, found: object) -> DataError | TrainingError | None:
-        """Why there is no batch: in one process, and then in all of them, which agree on it.
-
-        Else the others would wait in a step that this one never takes.
-        """
+        """Why there is no batch; the processes agree, or others would wait in a step forever."""
         own = found if isinstance(found, DataError | TrainingError) else None
         if jax.process_count() == 1 or not parallel.total(int(own is not None)):
             return own
         return own or DataError("another process of the run cannot read its images")
 
     def _fetch(self) -> None:
-        """Gets the next training batch, or the reason why there is none, ready."""
+        """Sets `_next` to the next training batch, or to the reason why there is none."""
         assert self._batches is not None
         try:
             batch = next(self._batches)
@@ -288,7 +276,7 @@ class Streamed(_Common):
         return evaluation
 
     def _next_of(self, batches: Iterator[Batch], split: Split) -> Batch | None:
-        """The next batch of an evaluation, checked; None after the last one."""
+        """The next batch of an evaluation, or None after the last one."""
         found: Batch | DataError | TrainingError | None
         try:
             found = next(batches, None)
@@ -302,7 +290,7 @@ class Streamed(_Common):
         return found
 
     def _check(self, batch: Batch, split: Split) -> None:
-        """Refuses pictures that cannot be read, or names each of them once."""
+        """Raises for pictures that cannot be read, or with data.corrupt=skip logs each once."""
         for index in sorted({int(index) for index in batch.corrupt if index >= 0}):
             if (split, index) not in self._named:
                 self._named.add((split, index))
@@ -313,6 +301,6 @@ class Streamed(_Common):
 
     def close(self) -> None:
         """See `Feed`."""
-        self._next = ()  # which may lie in memory that is shared with a worker
+        self._next = ()  # it may lie in memory shared with a worker
         if self._batches is not None:
-            self._batches.close()  # ends its threads and processes
+            self._batches.close()

@@ -24,7 +24,7 @@ from googlenet_jax.config import Config, DataConfig
 from googlenet_jax.data import Split, pictures, preprocess
 from googlenet_jax.data import folder as folders
 from googlenet_jax.errors import DataError
-from googlenet_jax.training import feeds, optimizer, state, step
+from googlenet_jax.training import feeds, state, step
 from googlenet_jax.training.state import Keys
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -189,9 +189,8 @@ def make_feed(path, **fields):
     config.model.name, config.model.depth = "preact_resnet", 11
     config.train.batch_size, config.eval.batch_size = 5, 4
     dataset = data.load(config.data, config.seed)
-    schedule = optimizer.create_schedule(config.optimizer, 4, 40)
     fresh = state.initialize(Keys.of(0).init, config, dataset.info)
-    return contextlib.closing(feeds.create(dataset, config, schedule=schedule)), fresh
+    return contextlib.closing(feeds.create(dataset, config)), fresh
 
 
 def test_a_corrupt_picture_is_refused_or_named_once_and_skipped(folder, tmp_path, caplog):
@@ -337,7 +336,7 @@ def test_the_feed_s_step_is_the_one_in_memory(folder, monkeypatch):
     stream = feed.thing.dataset
     (batch,) = take(stream.training_batches(5, np.arange(5), 0), 1)
     other = state.initialize(Keys.of(0).init, config, stream.info)
-    rates = np.full(4, feed.thing._schedule(0), np.float32)
+    rates = np.full(4, feed.thing.plan.schedule(0), np.float32)
     with feed as opened:
         opened.compile(fresh)
         streamed = opened.train(fresh, 1)

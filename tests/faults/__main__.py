@@ -9,6 +9,7 @@ with nothing touched. Exit status 1: one did something else.
 
 import argparse
 import collections
+import hashlib
 import json
 import os
 import random
@@ -43,6 +44,7 @@ def main() -> None:
         work(arguments, out, [arguments.case] if arguments.case else cases)
         return
     if not arguments.table:
+        refuse_other_sources(out)
         command = [sys.executable, "-m", "tests.faults", *sys.argv[1:], "--worker"]
         base = [] if (out / "base/base.json").exists() else ["-1"]
         for workers in (base, map(str, range(arguments.jobs))):
@@ -54,6 +56,19 @@ def main() -> None:
             if any(statuses):
                 sys.exit(1)
     sys.exit(report(out))
+
+
+def refuse_other_sources(out: Path) -> None:
+    """Ends a command whose folder was begun with other sources: their runs have other bits."""
+    paths = sorted(
+        path for top in ("googlenet_jax", "train") for path in (ROOT / top).rglob("*.py")
+    )
+    here = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+    noted = out / "sources"
+    if noted.exists() and noted.read_text() != here:
+        sys.exit(f"--out={out}: was begun with other sources; choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    noted.write_text(here)
 
 
 def environment(out: Path) -> dict[str, str]:

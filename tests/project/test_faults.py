@@ -19,6 +19,12 @@ def test_a_few_kills_and_faults(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "cases-0.jsonl").read_text().splitlines()]
     assert len({line["case"] for line in lines}) == len(lines) == 8
     assert "8 cases, 0 wrong" in ended.stdout
+    (tmp_path / "sources").write_text("another version")  # to which nothing may be compared
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert (
+        ended.stderr == f"--out={tmp_path}: was begun with other sources; choose another folder\n"
+    )
 
 
 def test_a_result_that_differs_is_wrong(tmp_path):
