@@ -1,9 +1,9 @@
 """Data parallelism: one mesh axis over all devices of all processes.
 
-A batch is split over the devices; parameters, statistics and the data set lie on each of them.
-From that, `jax.jit` derives the rest: what is summed over a batch, BatchNorm's statistics and the
-gradients, is summed over the devices. Everything random is a function of the seed and the step,
-whatever the number of devices.
+Each batch is split over the devices; each device has a whole copy of the parameters, the BatchNorm
+statistics and the data set. `jax.jit` derives the communication: sums over a batch, in BatchNorm and
+in the gradients, become sums over the devices. Random numbers depend on the seed and the step only,
+not on the number of devices.
 """
 
 import contextlib
@@ -26,21 +26,21 @@ Tree = TypeVar("Tree")
 
 
 def create_mesh() -> Mesh:
-    """All devices of all processes, in one row."""
+    """A mesh with all devices of all processes on one axis."""
     return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def platform(mesh: Mesh | None = None) -> str:
-    """Of the devices for which a program is compiled: "cpu", "gpu" or "tpu"."""
+    """The kind of device that a program is compiled for: "cpu", "gpu" or "tpu"."""
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
 def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Puts arrays on every device of the mesh.
+    """Puts a whole copy of each array on every device.
 
     Args:
-      tree: of arrays or JAX keys on this process; every process gives the same.
-      mesh: of the devices; None is the first device.
+      tree: Arrays or JAX keys of this process; the same in every process.
+      mesh: The devices; None for the first device.
     """
     if mesh is None:
         return jax.tree.map(jnp.asarray, tree)
@@ -57,7 +57,7 @@ def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
 
 
 def rows(size: int, mesh: Mesh | None) -> Int[np.ndarray, " rows"]:
-    """Which examples of a batch of that size this process's devices have, in rising order."""
+    """The positions, in a batch of that size, of the examples for this process's devices."""
     every = np.arange(size)
     if mesh is None:
         return every
@@ -66,12 +66,12 @@ def rows(size: int, mesh: Mesh | None) -> Int[np.ndarray, " rows"]:
 
 
 def from_rows(tree: PyTree[np.ndarray], size: int, mesh: Mesh | None) -> PyTree[jax.Array]:
-    """Puts a batch on the devices, its leading axis split over them.
+    """Puts a batch on the devices, with its leading axis split over them.
 
     Args:
-      tree: of arrays with this process's `rows` of the batch.
-      size: of the whole batch.
-      mesh: of the devices; None is the first device.
+      tree: Arrays with this process's `rows` of the batch.
+      size: Examples in the whole batch.
+      mesh: The devices; None for the first device.
     """
     if mesh is None:
         return jax.tree.map(jnp.asarray, tree)
@@ -89,12 +89,12 @@ def from_rows(tree: PyTree[np.ndarray], size: int, mesh: Mesh | None) -> PyTree[
 
 
 def split(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Inside a compiled program: has the leading axis of arrays split over the devices."""
+    """In a compiled program: splits the leading axis of arrays over the devices."""
     return _constrain(tree, mesh, PartitionSpec(AXIS))
 
 
 def whole(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Inside a compiled program: has arrays whole on each device."""
+    """In a compiled program: keeps a whole copy of arrays on each device."""
     return _constrain(tree, mesh, PartitionSpec())
 
 
@@ -103,37 +103,38 @@ def _constrain(tree: Tree, mesh: Mesh | None, spec: PartitionSpec) -> Tree:
 
 
 def divisible(size: int, mesh: Mesh | None) -> int:
-    """The least size of a batch, from `size` up, that the devices divide."""
+    """The batch size rounded up to a multiple of the number of devices."""
     devices = 1 if mesh is None else mesh.size
     return -(-size // devices) * devices
 
 
 def check_batch_size(size: int, mesh: Mesh) -> None:
-    """Makes sure that the devices divide a training batch.
+    """Checks that a training batch can be split evenly over the devices.
 
     Raises:
-      ConfigError: they do not; names the nearest sizes that would do.
+      ConfigError: It cannot; names the nearest sizes that can.
     """
     above = divisible(size, mesh)
     if above != size:
         below = above - mesh.size
-        would_do = f"{below} or {above}" if below else str(above)
+        nearest = f"{below} or {above}" if below else str(above)
         raise ConfigError(
-            f"train.batch_size={size}: {mesh.size} devices do not divide it; {would_do} would do"
+            f"train.batch_size={size}: must be a multiple of the {mesh.size} devices, such as "
+            f"{nearest}"
         )
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that prints and writes reports."""
+    """Whether this process prints and writes the reports."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def first_process_first(what: str) -> Iterator[None]:
-    """Lets the first process do something, and then the others, who find it done.
+    """Runs a block in the first process, then in the others, which find its result.
 
     Args:
-      what: a name for it; every process says the same.
+      what: A name for the block, the same in every process.
     """
     if not is_first_process():
         multihost_utils.sync_global_devices(what)
@@ -143,25 +144,25 @@ def first_process_first(what: str) -> Iterator[None]:
 
 
 def check_same(what: str, text: str) -> None:
-    """Makes sure that every process has the same.
+    """Checks that every process has the same text.
 
     Args:
-      what: for the error.
-      text: such as a config, or the sha256 of data.
+      what: What the text is, for the error.
+      text: For example a config, or the sha256 of the data.
 
     Raises:
-      UserError: this process has another one than the first.
+      UserError: The text differs from that of the first process.
     """
     own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
     if not np.array_equal(multihost_utils.broadcast_one_to_all(own), own):
-        raise UserError(f"process {jax.process_index()}: its {what} is not that of process 0")
+        raise UserError(f"process {jax.process_index()}: its {what} differs from that of process 0")
 
 
 def total(number: int) -> int:
-    """The sum of what every process gives."""
+    """The sum of a number over all processes."""
     return int(multihost_utils.process_allgather(np.int32(number)).sum())
 
 
 def agreed(number: int) -> int:
-    """The number that the first process gives, in every process."""
+    """The number of the first process, in every process."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

@@ -13,10 +13,11 @@ def cross_entropy(
     labels: Int[Array, " batch"],
     label_smoothing: ArrayLike = 0.0,
 ) -> Float[Array, " batch"]:
-    """The negative log-likelihood of each label, in nats.
+    """The cross-entropy of each example, in nats.
 
-    Label smoothing takes a share away from the label and spreads it evenly over all classes
-    (Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016, section 7).
+    Label smoothing takes a share of the target away from the label and spreads it evenly over all
+    classes (Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016,
+    section 7).
     """
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     mean_over_classes = -jax.nn.log_softmax(logits).mean(axis=-1)
@@ -30,9 +31,9 @@ def training_loss(
     aux_weight: ArrayLike,
     label_smoothing: ArrayLike = 0.0,
 ) -> Float[Array, " batch"]:
-    """Each image's cross-entropy, plus `aux_weight` times that of each auxiliary head, in nats.
+    """The loss of each example, in nats: cross-entropy + `aux_weight` times each auxiliary head's.
 
-    The paper's weight is 0.3.
+    GoogLeNet's paper has an `aux_weight` of 0.3.
     """
     losses = cross_entropy(logits, labels, label_smoothing)
     for aux in aux_logits:

@@ -1,4 +1,4 @@
-"""Sums and counts of an epoch or an evaluation: exact, mergeable, cheap to carry."""
+"""Sums and counts over an epoch or an evaluation, which can be merged exactly."""
 
 import dataclasses
 import typing
@@ -14,13 +14,13 @@ from jaxtyping import Array, Bool, Float, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """What has been seen so far, by class.
+    """Sums over the examples seen so far, by true class.
 
     Attributes:
-      loss_sum: of every example's loss, in nats.
-      correct: examples whose likeliest class is the true one.
-      correct_top5: examples whose true class is among the five likeliest.
-      count: examples.
+      loss_sum: Sum of the losses of all examples, in nats.
+      correct: Examples whose most likely class is the true one.
+      correct_top5: Examples whose true class is among the five most likely.
+      count: Examples.
     """
 
     loss_sum: Float[Array, ""]
@@ -30,7 +30,7 @@ class Metrics:
 
     @classmethod
     def empty(cls, num_classes: int) -> Self:
-        """Nothing seen yet."""
+        """The metrics of no examples."""
         zeros = jnp.zeros(num_classes, jnp.int32)
         return cls(jnp.zeros((), jnp.float32), zeros, zeros, zeros)
 
@@ -42,15 +42,15 @@ class Metrics:
         losses: Float[Array, " batch"],
         mask: Bool[Array, " batch"] | None = None,
     ) -> Self:
-        """The metrics of one batch, in which examples with a false `mask` do not count."""
+        """The metrics of one batch; examples whose `mask` is false do not count."""
         if mask is None:
             mask = jnp.ones(labels.shape, bool)
         true_logit = jnp.take_along_axis(logits, labels[:, None], axis=1)
-        # Ties go to the lower class, as in argmax. Counted from behind, because no comparison with
-        # NaN holds: a network that is no longer finite is never right.
+        # The rank is the number of classes that are not less likely than the true one. Ties go to
+        # the lower class, as in argmax. NaN is never less, so a network of NaN is never correct.
         is_after = jnp.arange(logits.shape[1]) >= labels[:, None]
-        behind = (logits < true_logit) | ((logits == true_logit) & is_after)
-        rank = jnp.sum(~behind, axis=1)
+        is_less_likely = (logits < true_logit) | ((logits == true_logit) & is_after)
+        rank = jnp.sum(~is_less_likely, axis=1)
 
         def by_class(chosen: Bool[Array, " batch"]) -> Int[Array, " classes"]:
             return jnp.zeros(logits.shape[1], jnp.int32).at[labels].add(chosen.astype(jnp.int32))
@@ -63,11 +63,11 @@ class Metrics:
         )
 
     def merge(self, other: Self) -> Self:
-        """The metrics of both."""
+        """The metrics of both sets of examples."""
         return jax.tree.map(jnp.add, self, other)
 
     def compute(self) -> dict[str, Any]:
-        """Mean loss in nats, and top-1, top-5 and per-class accuracy as fractions."""
+        """Mean loss in nats; top-1, top-5 and per-class accuracy as fractions of 1."""
         seen = jax.device_get(self)
         count = int(seen.count.sum())
         per_class = seen.correct / np.maximum(seen.count, 1)
@@ -84,11 +84,11 @@ class Metrics:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Evaluation(Metrics):
-    """The metrics of a split in inference mode, and what tells whether the network is healthy.
+    """The metrics of a split in inference mode, with counts that show a sick network.
 
     Attributes:
-      predicted: examples for which each class is the likeliest.
-      active: examples for which each channel of each ReLU is above 0 anywhere.
+      predicted: For each class, the examples for which it is the most likely.
+      active: For each channel of each ReLU, the examples for which it is above 0 at any position.
     """
 
     predicted: Int[Array, " classes"]
@@ -103,7 +103,7 @@ class Evaluation(Metrics):
         active: Bool[Array, "batch relus"],
         mask: Bool[Array, " batch"] | None = None,
     ) -> Self:
-        """The evaluation of one batch, in which examples with a false `mask` do not count."""
+        """The evaluation of one batch; examples whose `mask` is false do not count."""
         metrics = Metrics.of_batch(logits, labels, losses, mask)
         counted = jnp.ones(labels.shape, bool) if mask is None else mask
         guesses = jnp.zeros_like(metrics.count).at[logits.argmax(axis=1)]

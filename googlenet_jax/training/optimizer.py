@@ -1,4 +1,4 @@
-"""Learning-rate schedules and the update rule, after the article's PyTorch code."""
+"""Learning-rate schedules and update rules, which follow PyTorch's definitions."""
 
 from collections.abc import Callable
 
@@ -13,13 +13,18 @@ from googlenet_jax.config import OptimizerConfig
 def create_schedule(
     config: OptimizerConfig, steps_per_epoch: int, total_steps: int
 ) -> optax.Schedule:
-    """The learning rate as a function of the number of steps already taken.
+    """The learning rate as a function of t, the number of steps already taken.
 
-    "cosine" is lr0 (1 + cos(pi t / T)) / 2 and "step" lr0 / 10^n, n being the number of shares
-    `decay_at` of T that are over; t is counted in whole epochs, or in steps where
-    `schedule_per` says so. "exponential" is lr0 f^n after n times `decay_epochs`, f being
-    `decay_factor`. A linear warm-up multiplies that by a factor that rises in equal
-    steps to 1, a constant one by 0.1.
+    With lr0 = `learning_rate` and T = `total_steps`:
+
+    - cosine: lr0 (1 + cos(pi t / T)) / 2
+    - step: lr0 / 10^n, where n of the shares in `decay_at` are at most t / T
+    - exponential: lr0 `decay_factor`^n, where n = floor(t / steps in `decay_epochs`)
+    - constant: lr0
+
+    With `schedule_per` = epoch, t is rounded down to whole epochs for cosine and step. During the
+    `warmup_epochs`, a linear warm-up multiplies the rate by (t + 1) / warm-up steps, a constant
+    warm-up by 0.1.
     """
     unit = steps_per_epoch if config.schedule_per == "epoch" else 1
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)
@@ -47,14 +52,14 @@ def create_schedule(
 
 
 UpdateRule = Callable[[ArrayLike, ArrayLike, ArrayLike], optax.GradientTransformation]
-"""(learning rate, momentum, weight decay) -> the transformation of a step's gradients.
+"""(learning rate, momentum, weight decay) -> an Optax transformation of one step's gradients.
 
-The numbers may be traced, and the structure of its state is the same whatever they are.
+The numbers may be traced; the structure of the optimizer's state does not depend on them.
 """
 
 
 def create(name: str) -> UpdateRule:
-    """The update rule of `OptimizerConfig.name`."""
+    """The update rule with the name that `OptimizerConfig.name` has."""
     return {"sgd": sgd, "adam": adam}[name]
 
 
@@ -63,8 +68,8 @@ def sgd(
 ) -> optax.GradientTransformation:
     """SGD with momentum and coupled weight decay, in PyTorch's order.
 
-    g = gradient + weight_decay p;  b = momentum b + g;  p = p - learning_rate b, for every
-    parameter, biases and BatchNorm's included.
+    g = gradient + weight_decay p;  b = momentum b + g;  p = p - learning_rate b. Weight decay
+    applies to every parameter, including biases and BatchNorm's scale and bias.
     """
     rule = optax.sgd(lambda count: learning_rate, momentum)
     return optax.chain(optax.add_decayed_weights(weight_decay), rule)
@@ -73,6 +78,6 @@ def sgd(
 def adam(
     learning_rate: ArrayLike, momentum: ArrayLike, weight_decay: ArrayLike
 ) -> optax.GradientTransformation:
-    """Adam on SGD's g, with PyTorch's beta2 of 0.999 and epsilon of 1e-8: Optax's as well."""
+    """Adam on g = gradient + weight_decay p, with beta1 = momentum, beta2 = 0.999, eps = 1e-8."""
     rule = optax.adam(lambda count: learning_rate, momentum)
     return optax.chain(optax.add_decayed_weights(weight_decay), rule)

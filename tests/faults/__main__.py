@@ -60,9 +60,7 @@ def main() -> None:
 
 def refuse_other_sources(out: Path) -> None:
     """Ends a command whose folder was begun with other sources: their runs have other bits."""
-    paths = sorted(
-        path for top in ("googlenet_jax", "train") for path in (ROOT / top).rglob("*.py")
-    )
+    paths = sorted([*ROOT.glob("googlenet_jax/**/*.py"), *ROOT.glob("train/*.py")])
     here = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
     noted = out / "sources"
     if noted.exists() and noted.read_text() != here:
