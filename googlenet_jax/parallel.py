@@ -1,9 +1,9 @@
 """Data parallelism: one mesh axis over all devices of all processes.
 
 Each batch is split over the devices; each device has a whole copy of the parameters, the BatchNorm
-statistics and the data set. `jax.jit` derives the communication: sums over a batch, in BatchNorm and
-in the gradients, become sums over the devices. Random numbers depend on the seed and the step only,
-not on the number of devices.
+statistics and the data set. `jax.jit` derives the communication: sums over a batch, in BatchNorm
+and in the gradients, become sums over the devices. Random numbers depend on the seed and the step
+only, not on the number of devices.
 """
 
 import contextlib

@@ -299,7 +299,7 @@ def test_processes_with_different_configs_end(tmp_path):
     assert statuses[1] == 2
     assert statuses[0] not in (0, 2, 143)
     (error,) = re.findall("error: .*", Path(f"{output}.1").read_text())
-    assert error == "error: process 1: its config is not that of process 0"
+    assert error == "error: process 1: its config differs from that of process 0"
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(tmp_path):
@@ -307,7 +307,9 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(tmp_path):
     output = tmp_path / "out"
     assert finish(start(Topology(1, 8), output, arguments)) == [2]
     (line,) = Path(f"{output}.0").read_text().splitlines()
-    assert line == ("error: train.batch_size=20: 8 devices do not divide it; 16 or 24 would do")
+    assert line == (
+        "error: train.batch_size=20: must be a multiple of the 8 devices, such as 16 or 24"
+    )
 
 
 @pytest.mark.parametrize(
