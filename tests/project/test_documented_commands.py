@@ -365,11 +365,19 @@ def test_a_documented_block_runs(code, shell):
         assert names["get_config"]().validate() != Config()
 
 
+def test_the_lines_that_are_explained_are_those_of_the_step():
+    """Blocks in "py" quote step.py; "..." stands for what is left out."""
+    source = {line.strip() for line in (ROOT / "googlenet_jax/training/step.py").open()}
+    quoted = [line.strip() for _, code in blocks("py") for line in code.splitlines()]
+    assert len(quoted) > 30
+    assert not {*quoted} - source - {"", "..."}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_block_is_passed_over(page):
     """For the language that it says it is in; one that names none shows what is printed."""
     blocks = [block.partition("\n") for block in page.read_text().split("```")[1::2]]
-    assert {language for language, _, _ in blocks} <= {"sh", "python", "yaml", ""}
+    assert {language for language, _, _ in blocks} <= {"sh", "python", "py", "yaml", ""}
     assert not any("python -m" in code for language, _, code in blocks if not language)
 
 
