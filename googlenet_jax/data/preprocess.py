@@ -1,36 +1,76 @@
-"""From stored pixels to what a network sees, as a config and a data set have it."""
+"""From stored pixels to what a network sees, as a config and a data set describe it."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
-from jaxtyping import Array, PRNGKeyArray
+import jax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from googlenet_jax.config import DataConfig
 from googlenet_jax.data import DatasetInfo, augment
 
-Preprocess = Callable[[PRNGKeyArray | None, Array], Array]
-"""(key, uint8 images or rows) -> normalised images; at evaluation the key is None."""
+Images = Float[Array, "batch height width channels"]
+Pixels = UInt8[Array, "batch ..."]  # images, or each image as one row of bytes
+
+CUTOUT, MIX = 1, 2  # numbers that make keys of their own from the key of a step
 
 
-def augmentation(config: DataConfig) -> Callable[[PRNGKeyArray, Array], Array]:
-    """The random change of stored pixels that a config describes."""
-    return lambda key, images: augment.augment(
-        key, images, pad=config.pad, pad_mode=config.pad_mode, random_flip=config.flip
-    )
+class Batch(NamedTuple):
+    """Stored images of one training step.
+
+    Attributes:
+      pixels: Images, or rows of bytes.
+      labels: Class indices.
+      mirrored: Which images alternating mirrors turn in this epoch; None if nobody can say.
+    """
+
+    pixels: Pixels
+    labels: Int[Array, " batch"]
+    mirrored: Bool[Array, " batch"] | None = None
 
 
-def for_training(config: DataConfig, info: DatasetInfo) -> Preprocess:
-    """Augments and normalises."""
+ForTraining = Callable[[PRNGKeyArray, Batch], tuple[Images, Float[Array, "batch classes"] | None]]
+"""(key, batch) -> (normalised images, the probability of each class if images are mixed)."""
+ForEvaluation = Callable[[Pixels], Images]
+"""Stored images -> normalised images."""
+
+
+def augmentation(config: DataConfig) -> Callable[[PRNGKeyArray, Array, Array | None], Array]:
+    """The random change of pixels that a config describes: (key, images, mirrored) -> images."""
+
+    def change(key: PRNGKeyArray, images: Array, mirrored: Array | None = None) -> Array:
+        return augment.augment(
+            key,
+            images,
+            pad=config.pad,
+            pad_mode=config.pad_mode,
+            random_flip=config.flip and not config.alternate_flip,
+            mirrored=mirrored if config.flip and config.alternate_flip else None,
+        )
+
+    return change
+
+
+def for_training(config: DataConfig, info: DatasetInfo) -> ForTraining:
+    """Augments, normalises, cuts out and mixes."""
     augmented, normalized = augmentation(config), for_evaluation(info)
 
-    def preprocess(key: PRNGKeyArray | None, images: Array) -> Array:
-        assert key is not None, "training images are augmented"
-        return normalized(None, augmented(key, images.reshape(-1, *info.image_shape)))
+    def preprocess(key: PRNGKeyArray, batch: Batch) -> tuple[Array, Array | None]:
+        pixels = batch.pixels.reshape(-1, *info.image_shape)
+        images = normalized(augmented(key, pixels, batch.mirrored))
+        if config.cutout:
+            images = augment.cutout(jax.random.fold_in(key, CUTOUT), images, config.cutout)
+        if not config.mixup and not config.cutmix:
+            return images, None
+        targets = jax.nn.one_hot(batch.labels, info.num_classes)
+        mix_key = jax.random.fold_in(key, MIX)
+        return augment.mix(mix_key, images, targets, mixup=config.mixup, cutmix=config.cutmix)
 
     return preprocess
 
 
-def for_evaluation(info: DatasetInfo) -> Preprocess:
+def for_evaluation(info: DatasetInfo) -> ForEvaluation:
     """Normalises."""
-    return lambda key, images: augment.normalize(
-        images.reshape(-1, *info.image_shape), info.mean, info.std
+    return lambda pixels: augment.normalize(
+        pixels.reshape(-1, *info.image_shape), info.mean, info.std
     )

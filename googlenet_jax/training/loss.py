@@ -7,19 +7,26 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+Targets = Int[Array, " batch"] | Float[Array, "batch classes"]
+
 
 def cross_entropy(
     logits: Float[Array, "batch classes"],
-    labels: Int[Array, " batch"],
+    targets: Targets,
     label_smoothing: ArrayLike = 0.0,
 ) -> Float[Array, " batch"]:
     """The cross-entropy of each example, in nats.
+
+    Targets are class indices, or the probability of each class, as mixed images have it.
 
     Label smoothing takes a share of the target away from the label and spreads it evenly over all
     classes (Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016,
     section 7).
     """
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if targets.ndim == 1:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    else:
+        losses = optax.softmax_cross_entropy(logits, targets)
     mean_over_classes = -jax.nn.log_softmax(logits).mean(axis=-1)
     return (1 - label_smoothing) * losses + label_smoothing * mean_over_classes
 
@@ -27,7 +34,7 @@ def cross_entropy(
 def training_loss(
     logits: Float[Array, "batch classes"],
     aux_logits: Sequence[Float[Array, "batch classes"]],
-    labels: Int[Array, " batch"],
+    targets: Targets,
     aux_weight: ArrayLike,
     label_smoothing: ArrayLike = 0.0,
 ) -> Float[Array, " batch"]:
@@ -35,7 +42,7 @@ def training_loss(
 
     GoogLeNet's paper has an `aux_weight` of 0.3.
     """
-    losses = cross_entropy(logits, labels, label_smoothing)
+    losses = cross_entropy(logits, targets, label_smoothing)
     for aux in aux_logits:
-        losses += aux_weight * cross_entropy(aux, labels, label_smoothing)
+        losses += aux_weight * cross_entropy(aux, targets, label_smoothing)
     return losses

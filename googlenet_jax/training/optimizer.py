@@ -1,11 +1,14 @@
 """Learning-rate schedules and update rules, which follow PyTorch's definitions."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from googlenet_jax.config import OptimizerConfig
 
@@ -20,6 +23,9 @@ def create_schedule(
     - cosine: lr0 (1 + cos(pi t / T)) / 2
     - step: lr0 / 10^n, where n of the shares in `decay_at` are at most t / T
     - exponential: lr0 `decay_factor`^n, where n = floor(t / steps in `decay_epochs`)
+    - linear: lr0 (1 - (t - w) / (T - w)), where w is the number of warm-up steps
+    - one_cycle: PyTorch's OneCycleLR: from lr0 / 25 up to lr0 in the first 30 % of T and down to
+      lr0 / 250,000, both on a cosine (Smith & Topin, "Super-Convergence", 2018)
     - constant: lr0
 
     With `schedule_per` = epoch, t is rounded down to whole epochs for cosine and step. During the
@@ -32,6 +38,9 @@ def create_schedule(
         round(float(share) * total_steps) for share in config.decay_at.split(",") if share
     ]
 
+    # PyTorch counts T - 1 steps from the first rate to the last.
+    one_cycle = optax.cosine_onecycle_schedule(max(2, total_steps - 1), 1.0)
+
     def schedule(step: ArrayLike) -> Array:
         step = jnp.asarray(step)
         real = jnp.result_type(float)  # float32, or a test's float64
@@ -39,6 +48,10 @@ def create_schedule(
         rate = jnp.full((), config.learning_rate, real)
         if config.schedule == "cosine":
             rate *= (1 + jnp.cos(jnp.pi * (done / total_steps))) / 2
+        if config.schedule == "linear":
+            rate *= 1 - jnp.maximum(0, done - warmup_steps) / max(1, total_steps - warmup_steps)
+        if config.schedule == "one_cycle":
+            rate *= one_cycle(step)
         if config.schedule == "exponential":
             times_over = step // max(1, round(config.decay_epochs * steps_per_epoch))
             rate *= config.decay_factor ** times_over.astype(real)
@@ -51,33 +64,75 @@ def create_schedule(
     return schedule
 
 
-UpdateRule = Callable[[ArrayLike, ArrayLike, ArrayLike], optax.GradientTransformation]
-"""(learning rate, momentum, weight decay) -> an Optax transformation of one step's gradients.
+@dataclasses.dataclass(frozen=True)
+class UpdateRule:
+    """The kind of an update. Its numbers, which may be traced, come with each call.
 
-The numbers may be traced; the structure of the optimizer's state does not depend on them.
-"""
+    With PyTorch's definitions: g = gradient + weight_decay p, then SGD with momentum or Adam on g.
 
-
-def create(name: str) -> UpdateRule:
-    """The update rule with the name that `OptimizerConfig.name` has."""
-    return {"sgd": sgd, "adam": adam}[name]
-
-
-def sgd(
-    learning_rate: ArrayLike, momentum: ArrayLike, weight_decay: ArrayLike
-) -> optax.GradientTransformation:
-    """SGD with momentum and coupled weight decay, in PyTorch's order.
-
-    g = gradient + weight_decay p;  b = momentum b + g;  p = p - learning_rate b. Weight decay
-    applies to every parameter, including biases and BatchNorm's scale and bias.
+    Attributes:
+      name: "sgd" or "adam" (beta1 = momentum, beta2 = 0.999, epsilon = 1e-8).
+      nesterov: Nesterov's momentum, for SGD.
+      decay_kernels_only: No weight decay on biases and BatchNorm's scale.
+      norm_bias_factor: Multiplies the updates of BatchNorm's biases.
     """
-    rule = optax.sgd(lambda count: learning_rate, momentum)
-    return optax.chain(optax.add_decayed_weights(weight_decay), rule)
+
+    name: str
+    nesterov: bool = False
+    decay_kernels_only: bool = False
+    norm_bias_factor: float = 1.0
+
+    def __call__(
+        self, learning_rate: ArrayLike, momentum: ArrayLike, weight_decay: ArrayLike
+    ) -> optax.GradientTransformation:
+        """The Optax transformation; the structure of its state does not depend on the numbers."""
+
+        def rate(count: Array) -> ArrayLike:
+            return learning_rate
+
+        if self.name == "sgd":
+            rule = optax.sgd(rate, momentum, self.nesterov)
+        else:
+            rule = optax.adam(rate, momentum)
+        is_kernel = self._mask(KERNEL) if self.decay_kernels_only else None
+        rules = [optax.add_decayed_weights(weight_decay, is_kernel), rule]
+        if self.norm_bias_factor != 1:
+            factor = optax.scale(self.norm_bias_factor)
+            rules.append(optax.masked(factor, self._mask(NORM_BIAS)))
+        return optax.chain(*rules)
+
+    def group(self, path: tuple[Any, ...]) -> str:
+        """The name of the group of parameters that a parameter belongs to, by its path.
+
+        The update of all parameters of a group is the same function, so that they can be packed
+        together. A rule that treats all parameters alike has one group.
+        """
+        names = [getattr(key, "key", "") for key in path]
+        if not self.decay_kernels_only and self.norm_bias_factor == 1:
+            return OTHER
+        if len(names) == 1 and names[0] in (KERNEL, NORM_BIAS, OTHER):  # packed
+            return names[0]
+        if names[-1] == "kernel":
+            return KERNEL
+        is_norm = len(names) > 1 and names[-2].startswith("bn")
+        return NORM_BIAS if is_norm and names[-1] == "bias" else OTHER
+
+    def _mask(self, group: str) -> Callable[[PyTree], PyTree]:
+        def mask(params: PyTree) -> PyTree:
+            return jax.tree_util.tree_map_with_path(
+                lambda path, _: self.group(path) == group, params
+            )
+
+        return mask
 
 
-def adam(
-    learning_rate: ArrayLike, momentum: ArrayLike, weight_decay: ArrayLike
-) -> optax.GradientTransformation:
-    """Adam on g = gradient + weight_decay p, with beta1 = momentum, beta2 = 0.999, eps = 1e-8."""
-    rule = optax.adam(lambda count: learning_rate, momentum)
-    return optax.chain(optax.add_decayed_weights(weight_decay), rule)
+KERNEL, NORM_BIAS, OTHER = "kernel", "norm_bias", "other"
+sgd = UpdateRule("sgd")
+adam = UpdateRule("adam")
+
+
+def create(config: OptimizerConfig) -> UpdateRule:
+    """The update rule of a config."""
+    return UpdateRule(
+        config.name, config.nesterov, config.decay_kernels_only, config.norm_bias_factor
+    )

@@ -5,6 +5,7 @@ read and which add the least overhead to each call of a compiled step.
 """
 
 import dataclasses
+import itertools
 import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
@@ -79,6 +80,18 @@ TREES = Packing(pack=lambda tree: tree, unpack=lambda state: state)
 """The packing of a state that is not packed."""
 
 
+class Weights(NamedTuple):
+    """Everything that inference needs.
+
+    Attributes:
+      params: Trainable parameters, by layer.
+      batch_stats: BatchNorm's running mean and variance, by layer.
+    """
+
+    params: PyTree
+    batch_stats: PyTree
+
+
 @typing.no_type_check  # JAX also builds it of shapes and other stand-ins for arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +105,7 @@ class TrainState:
       opt_state: Optax's state: momentum and a step count.
       metrics: Sums over the steps of the current epoch, in training mode.
       report: What the last step measured.
+      average: The moving average of `params` and `batch_stats`; None without `train.ema_decay`.
       graphdef: The network without its numbers; static.
       optimizer: The update rule; static.
       packing: How `params`, `batch_stats` and `opt_state` are packed; static.
@@ -106,6 +120,7 @@ class TrainState:
     graphdef: nnx.GraphDef = dataclasses.field(metadata={"static": True})
     optimizer: UpdateRule = dataclasses.field(metadata={"static": True})
     packing: Packing = dataclasses.field(default=TREES, metadata={"static": True})
+    average: Weights | None = None
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some attributes changed."""
@@ -123,43 +138,43 @@ class TrainState:
         """
         if platform == "tpu":
             return self
-        out_first = platform == "gpu"
+        out_first, group = platform == "gpu", self.optimizer.group
         structure: Any = jax.tree.structure(self.params)
-        params, unravel_params = _vector(self.params, out_first)
-        batch_stats, unravel_stats = _vector(self.batch_stats, out_first)
+        params, unravel_params = _vectors(self.params, out_first, group)
+        batch_stats, unravel_stats = _vectors(self.batch_stats, out_first, group)
 
-        def is_like_params(node: PyTree) -> bool:
-            return bool(jax.tree.structure(node) == structure)
-
-        def pack(tree: PyTree) -> Array:
-            return _vector(tree, out_first)[0]
+        def pack(tree: PyTree) -> PyTree:
+            return _vectors(tree, out_first, group)[0]
 
         def unpack(state: Self) -> Self:
             return state.replace(
                 params=unravel_params(state.params),
                 batch_stats=unravel_stats(state.batch_stats),
-                opt_state=jax.tree.map(
-                    lambda leaf: unravel_params(leaf) if leaf.shape == params.shape else leaf,
-                    state.opt_state,
+                opt_state=_replaced(state.opt_state, jax.tree.structure(params), unravel_params),
+                average=state.average
+                and Weights(
+                    unravel_params(state.average.params), unravel_stats(state.average.batch_stats)
                 ),
                 packing=TREES,
             )
 
-        opt_state = jax.tree.map(
-            lambda node: pack(node) if is_like_params(node) else node,
-            self.opt_state,
-            is_leaf=is_like_params,
-        )
         return self.replace(
             params=params,
             batch_stats=batch_stats,
-            opt_state=opt_state,
+            opt_state=_replaced(self.opt_state, structure, pack),
+            average=self.average and Weights(*map(pack, self.average)),
             packing=Packing(pack, unpack),
         )
 
     def unpacked(self) -> Self:
         """The inverse of `packed`."""
         return self.packing.unpack(self)
+
+    def for_inference(self) -> Self:
+        """The state with the moving average as its weights, if there is one."""
+        if self.average is None:
+            return self
+        return self.replace(params=self.average.params, batch_stats=self.average.batch_stats)
 
     def with_weights(self, step: int, params: PyTree, batch_stats: PyTree) -> Self:
         """A state with other weights, a new optimizer state and no metrics.
@@ -180,6 +195,7 @@ class TrainState:
             opt_state=self.optimizer(0.0, 0.0, 0.0).init(params),
             metrics=metrics,
             report=report,
+            average=None,
         )
 
     def apply(
@@ -218,12 +234,15 @@ class TrainState:
         return logits, jnp.concatenate([(x > 0).any(axis=(1, 2)) for x in relus], axis=1)
 
 
-def _vector(tree: PyTree, out_first: bool) -> tuple[Array, Callable[[Array], PyTree]]:
-    """The arrays of a tree as one vector, and the function that turns such a vector into a tree.
+def _vectors(
+    tree: PyTree, out_first: bool, group: Callable[[tuple[Any, ...]], str]
+) -> tuple[dict[str, Array], Callable[[dict[str, Array]], PyTree]]:
+    """The arrays of a tree as one vector for each group, and the inverse.
 
     Args:
       tree: Of arrays.
       out_first: Whether the output channels of kernels come first, as cuDNN wants them.
+      group: The name of an array's group by its path in the tree.
     """
 
     def moved(tree: PyTree, start: int, end: int) -> PyTree:
@@ -232,8 +251,29 @@ def _vector(tree: PyTree, out_first: bool) -> tuple[Array, Callable[[Array], PyT
             tree,
         )
 
-    vector, unravel = ravel_pytree(moved(tree, 3, 0))
-    return vector, lambda vector: moved(unravel(vector), 0, 3)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(moved(tree, 3, 0))
+    groups: dict[str, dict[int, Array]] = {}
+    for number, (path, leaf) in enumerate(leaves):
+        groups.setdefault(group(path), {})[number] = leaf
+    packed = {name: ravel_pytree(members) for name, members in groups.items()}
+
+    def unravel(vectors: dict[str, Array]) -> PyTree:
+        members = [packed[name][1](vector).items() for name, vector in vectors.items()]
+        found = dict(itertools.chain(*members))
+        return moved(structure.unflatten(found[number] for number in range(len(found))), 0, 3)
+
+    return {name: vector for name, (vector, _) in packed.items()}, unravel
+
+
+def _replaced(tree: PyTree, structure: Any, function: Callable[[PyTree], PyTree]) -> PyTree:
+    """The tree with `function` applied to the subtrees that have this structure."""
+
+    def has_structure(node: PyTree) -> bool:
+        return bool(jax.tree.structure(node) == structure)
+
+    return jax.tree.map(
+        lambda node: function(node) if has_structure(node) else node, tree, is_leaf=has_structure
+    )
 
 
 def create(
@@ -241,6 +281,7 @@ def create(
     build: Callable[[], nnx.Module],
     optimizer: UpdateRule,
     num_classes: int,
+    has_average: bool = False,
 ) -> TrainState:
     """A state at step 0 with parameters drawn from `key`.
 
@@ -248,7 +289,7 @@ def create(
     from one flat draw; the others keep the value that their module gave them.
     """
 
-    def numbers(key: PRNGKeyArray) -> tuple[Array, PyTree, PyTree, PyTree, Metrics, StepReport]:
+    def numbers(key: PRNGKeyArray) -> dict[str, PyTree]:
         # Exhaustive on purpose: raises if a module holds anything else.
         _, params, batch_stats = nnx.split(build(), nnx.Param, nnx.BatchStat)  # type: ignore[misc]
         leaves = [param for _, param in nnx.to_flat_state(params)]
@@ -259,20 +300,19 @@ def create(
             cut = draw[start : start + param.size].reshape(param.shape)
             param.set_value(cut * param.init_bound)
             start += param.size
-        params = nnx.to_pure_dict(params)
-        return (
-            jnp.zeros((), jnp.int32),
-            params,
-            nnx.to_pure_dict(batch_stats),
-            optimizer(0.0, 0.0, 0.0).init(params),
-            Metrics.empty(num_classes),
-            StepReport.empty(),
-        )
+        weights = Weights(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats))
+        return {
+            "step": jnp.zeros((), jnp.int32),
+            **weights._asdict(),
+            "opt_state": optimizer(0.0, 0.0, 0.0).init(weights.params),
+            "metrics": Metrics.empty(num_classes),
+            "report": StepReport.empty(),
+            "average": weights if has_average else None,
+        }
 
-    # Where the key lies, there the numbers lie.
-    step, params, batch_stats, opt_state, metrics, report = jax.jit(numbers)(key)
     graphdef = nnx.graphdef(nnx.eval_shape(build))
-    return TrainState(step, params, batch_stats, opt_state, metrics, report, graphdef, optimizer)
+    # The numbers lie on the devices of the key.
+    return TrainState(**jax.jit(numbers)(key), graphdef=graphdef, optimizer=optimizer)
 
 
 def initialize(key: PRNGKeyArray, config: Config, info: DatasetInfo) -> TrainState:
@@ -286,6 +326,7 @@ def initialize(key: PRNGKeyArray, config: Config, info: DatasetInfo) -> TrainSta
     return create(
         key,
         lambda: models.create(config.model, info.image_shape, info.num_classes),
-        optimizers.create(config.optimizer.name),
+        optimizers.create(config.optimizer),
         info.num_classes,
+        has_average=config.train.ema_decay > 0,
     )

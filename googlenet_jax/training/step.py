@@ -16,18 +16,17 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from googlenet_jax import parallel
 from googlenet_jax.config import Config
-from googlenet_jax.data import Arrays
-from googlenet_jax.data.preprocess import Preprocess
+from googlenet_jax.data import Arrays, augment
+from googlenet_jax.data.preprocess import Batch, ForEvaluation, ForTraining, Pixels
 from googlenet_jax.training.loss import cross_entropy, training_loss
 from googlenet_jax.training.metrics import Evaluation, Metrics
-from googlenet_jax.training.state import StepReport, TrainState
+from googlenet_jax.training.state import StepReport, TrainState, Weights
 
 Images = Float[Array, "batch height width channels"]
-Pixels = UInt8[Array, "batch ..."]  # images, or each image as one row of bytes
 
 
 class Hyperparameters(NamedTuple):
@@ -39,6 +38,7 @@ class Hyperparameters(NamedTuple):
       weight_decay: See `optimizer.sgd`.
       aux_loss_weight: See `loss.training_loss`.
       label_smoothing: See `loss.cross_entropy`.
+      ema_decay: See `moving_average`.
     """
 
     learning_rates: Float[Array | np.ndarray, " steps_per_epoch"]
@@ -46,6 +46,7 @@ class Hyperparameters(NamedTuple):
     weight_decay: ArrayLike
     aux_loss_weight: ArrayLike
     label_smoothing: ArrayLike
+    ema_decay: ArrayLike = 0.0
 
     @classmethod
     def of(cls, config: Config, learning_rates: Float[np.ndarray, " steps_per_epoch"]) -> Self:
@@ -53,9 +54,22 @@ class Hyperparameters(NamedTuple):
         update, loss = config.optimizer, config.train
         numbers = (
             *(update.momentum, update.weight_decay),
-            *(loss.aux_loss_weight, loss.label_smoothing),
+            *(loss.aux_loss_weight, loss.label_smoothing, loss.ema_decay),
         )
         return cls(learning_rates, *(np.asarray(x, learning_rates.dtype) for x in numbers))
+
+
+def moving_average(
+    average: Weights, weights: Weights, step: ArrayLike, decay: ArrayLike
+) -> Weights:
+    """The exponential moving average after one more step.
+
+    In the first steps the decay is (1 + step) / (10 + step), so that the initial weights are soon
+    forgotten; that is TensorFlow's `ExponentialMovingAverage`. BatchNorm's running statistics are
+    averaged like the parameters.
+    """
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), average, weights)
 
 
 def train_step(
@@ -64,6 +78,7 @@ def train_step(
     labels: Int[Array, " batch"],
     key: PRNGKeyArray,
     hyperparameters: Hyperparameters,
+    targets: Float[Array, "batch classes"] | None = None,
 ) -> TrainState:
     """Takes one optimizer step on one batch.
 
@@ -73,16 +88,18 @@ def train_step(
       labels: Class indices.
       key: For dropout.
       hyperparameters: Of the epoch that `state.step` belongs to.
+      targets: The probability of each class, where images are mixed; the loss takes them in
+        place of the labels, the metrics do not.
 
     Returns:
       The state with new parameters, BatchNorm statistics, momentum, metrics and report.
     """
-    rates, momentum, weight_decay, *of_loss = hyperparameters
+    rates, momentum, weight_decay, *of_loss, ema_decay = hyperparameters
 
     def mean_loss(params: PyTree) -> tuple[Array, tuple[Array, Array, PyTree]]:
         trees = state.replace(params=params, opt_state=()).unpacked()
         logits, aux_logits, batch_stats = trees.apply(trees.params, images, train=True, key=key)
-        losses = training_loss(logits, aux_logits, labels, *of_loss)
+        losses = training_loss(logits, aux_logits, labels if targets is None else targets, *of_loss)
         return losses.mean(), (losses, logits, state.packing.pack(batch_stats))
 
     gradient_of = jax.value_and_grad(mean_loss, has_aux=True)
@@ -91,6 +108,9 @@ def train_step(
     rule = state.optimizer(learning_rate, momentum, weight_decay)
     updates, opt_state = rule.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    average = state.average
+    if average is not None:
+        average = moving_average(average, Weights(params, batch_stats), state.step, ema_decay)
     return state.replace(
         step=state.step + 1,
         params=params,
@@ -98,6 +118,7 @@ def train_step(
         opt_state=opt_state,
         metrics=state.metrics.merge(Metrics.of_batch(logits, labels, losses)),
         report=StepReport(loss, *map(optax.tree.norm, (gradients, params, updates))),
+        average=average,
     )
 
 
@@ -108,19 +129,19 @@ def _is_finite(state: TrainState) -> Array:
 
 def _train_on(
     state: TrainState,
-    pixels: Pixels,
-    labels: Int[Array, " batch"],
+    batch: Batch,
     index: Int[Array, ""],
     key: PRNGKeyArray,
     hyperparameters: Hyperparameters,
-    preprocess: Preprocess,
+    preprocess: ForTraining,
 ) -> TrainState:
     """Augments and normalises the `index`-th batch of an epoch, then takes one step on it."""
     # An epoch's first step clears the metrics, not its last one: they are read after the epoch.
     metrics = jax.tree.map(lambda total: jnp.where(index == 0, 0, total), state.metrics)
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-    images = preprocess(augment_key, pixels)
-    return train_step(state.replace(metrics=metrics), images, labels, dropout_key, hyperparameters)
+    images, targets = preprocess(augment_key, batch)
+    state = state.replace(metrics=metrics)
+    return train_step(state, images, batch.labels, dropout_key, hyperparameters, targets)
 
 
 @functools.partial(
@@ -137,7 +158,7 @@ def train_steps(
     hyperparameters: Hyperparameters,
     *,
     batch_size: int,
-    preprocess: Preprocess,
+    preprocess: ForTraining,
     mesh: Mesh | None = None,
 ) -> TrainState:
     """Takes up to `num_steps` steps of one epoch, on a data set that lies on the devices.
@@ -153,7 +174,7 @@ def train_steps(
       key: Of the run; step s uses fold_in(key, s).
       hyperparameters: Of the epoch.
       batch_size: Images per step, over all devices.
-      preprocess: Augments and normalises.
+      preprocess: Augments, mixes and normalises.
       mesh: The devices that batches are split over; None for one device.
     """
     steps_per_epoch = len(order) // batch_size
@@ -166,8 +187,9 @@ def train_steps(
         index = state.step % steps_per_epoch
         chosen = lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
         chosen = parallel.split(chosen, mesh)
-        pixels, labels = data.images[chosen], data.labels[chosen]
-        state = _train_on(state, pixels, labels, index, key, hyperparameters, preprocess)
+        mirrored = augment.alternating(key, chosen, state.step // steps_per_epoch)
+        batch = Batch(data.images[chosen], data.labels[chosen], mirrored)
+        state = _train_on(state, batch, index, key, hyperparameters, preprocess)
         return parallel.whole(state, mesh)
 
     packed = state.packed(parallel.platform(mesh))
@@ -186,7 +208,7 @@ def train_on_batch(
     key: PRNGKeyArray,
     hyperparameters: Hyperparameters,
     *,
-    preprocess: Preprocess,
+    preprocess: ForTraining,
     mesh: Mesh | None = None,
 ) -> TrainState:
     """Takes one step on a batch from the host; none if the step before was not finite.
@@ -197,13 +219,14 @@ def train_on_batch(
       labels: Class indices, split in the same way.
       key: Of the run; step s uses fold_in(key, s).
       hyperparameters: Of the epoch.
-      preprocess: Augments and normalises.
+      preprocess: Augments, mixes and normalises.
       mesh: The devices; None for one device.
     """
 
     def take(state: TrainState) -> TrainState:
         index = state.step % len(hyperparameters.learning_rates)
-        state = _train_on(state, pixels, labels, index, key, hyperparameters, preprocess)
+        batch = Batch(pixels, labels)
+        state = _train_on(state, batch, index, key, hyperparameters, preprocess)
         return parallel.whole(state, mesh)
 
     packed = state.packed(parallel.platform(mesh))
@@ -234,7 +257,7 @@ def evaluate(
     data: Arrays,
     *,
     batch_size: int,
-    preprocess: Preprocess,
+    preprocess: ForEvaluation,
     mesh: Mesh | None = None,
 ) -> Evaluation:
     """Evaluates every example of `data` once, in inference mode.
@@ -248,7 +271,7 @@ def evaluate(
     def evaluate_batch(index: Array) -> Evaluation:
         wanted = index * batch_size + jnp.arange(batch_size)
         chosen = parallel.split(jnp.minimum(wanted, size - 1), mesh)
-        images = preprocess(None, data.images[chosen])
+        images = preprocess(data.images[chosen])
         return eval_step(state, images, data.labels[chosen], wanted < size)
 
     batches = lax.map(evaluate_batch, jnp.arange(-(-size // batch_size)))
@@ -262,8 +285,8 @@ def evaluate_on_batch(
     labels: Int[Array, " batch"],
     mask: Bool[Array, " batch"],
     *,
-    preprocess: Preprocess,
+    preprocess: ForEvaluation,
     mesh: Mesh | None = None,
 ) -> Evaluation:
     """Evaluates the examples of a batch whose `mask` is true, in inference mode."""
-    return parallel.whole(eval_step(state, preprocess(None, pixels), labels, mask), mesh)
+    return parallel.whole(eval_step(state, preprocess(pixels), labels, mask), mesh)
