@@ -89,6 +89,28 @@ def alternating(
     return first ^ (epoch % 2 == 1)
 
 
+def views(images: Images, tta: str) -> list[tuple[float, Images]]:
+    """Views of images for test-time augmentation, each with its weight; the weights sum to 1.
+
+    After airbench (Jordan, 2024): "mirror" has the image and its mirror image. "shifts" has in
+    addition both of them moved by one pixel to the upper left and to the lower right, filled by
+    reflection, with half of the weight.
+
+    Args:
+      images: Normalised, NHWC.
+      tta: "none", "mirror" or "shifts".
+    """
+    found = [(1.0, images)]
+    if tta == "shifts":
+        height, width = images.shape[1:3]
+        padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        moved = [padded[:, i : i + height, i : i + width] for i in (0, 2)]
+        found = [(0.5, images), *((0.25, each) for each in moved)]
+    if tta != "none":
+        found = [(w / 2, side) for w, view in found for side in (view, view[:, :, ::-1])]
+    return found
+
+
 def cutout(key: PRNGKeyArray, images: Images, size: int) -> Images:
     """Sets a square to 0 in each image (DeVries & Taylor, "Improved Regularization...", 2017).
 

@@ -12,7 +12,7 @@ from googlenet_jax.data import DatasetInfo, augment
 Images = Float[Array, "batch height width channels"]
 Pixels = UInt8[Array, "batch ..."]  # images, or each image as one row of bytes
 
-CUTOUT, MIX = 1, 2  # numbers that make keys of their own from the key of a step
+CUTOUT, MIX = 2, 3  # make keys from the key of a step, other ones than `augment` makes
 
 
 class Batch(NamedTuple):

@@ -238,6 +238,7 @@ def eval_step(
     images: Images,
     labels: Int[Array, " batch"],
     mask: Bool[Array, " batch"] | None = None,
+    tta: str = "none",
 ) -> Evaluation:
     """Evaluates one batch in inference mode.
 
@@ -246,12 +247,16 @@ def eval_step(
       images: Normalised, NHWC.
       labels: Class indices.
       mask: False for examples that do not count; None if all count.
+      tta: Test-time augmentation, see `augment.views`.
     """
     logits, active = state.infer(images)
+    if tta != "none":
+        views = augment.views(images, tta)
+        logits = sum(weight * state.infer(view)[0] for weight, view in views)
     return Evaluation.of_inference(logits, labels, cross_entropy(logits, labels), active, mask)
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "preprocess", "mesh"))
+@functools.partial(jax.jit, static_argnames=("batch_size", "preprocess", "mesh", "tta"))
 def evaluate(
     state: TrainState,
     data: Arrays,
@@ -259,6 +264,7 @@ def evaluate(
     batch_size: int,
     preprocess: ForEvaluation,
     mesh: Mesh | None = None,
+    tta: str = "none",
 ) -> Evaluation:
     """Evaluates every example of `data` once, in inference mode.
 
@@ -272,13 +278,13 @@ def evaluate(
         wanted = index * batch_size + jnp.arange(batch_size)
         chosen = parallel.split(jnp.minimum(wanted, size - 1), mesh)
         images = preprocess(data.images[chosen])
-        return eval_step(state, images, data.labels[chosen], wanted < size)
+        return eval_step(state, images, data.labels[chosen], wanted < size, tta)
 
     batches = lax.map(evaluate_batch, jnp.arange(-(-size // batch_size)))
     return parallel.whole(jax.tree.map(lambda each: each.sum(axis=0), batches), mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("preprocess", "mesh"))
+@functools.partial(jax.jit, static_argnames=("preprocess", "mesh", "tta"))
 def evaluate_on_batch(
     state: TrainState,
     pixels: Pixels,
@@ -287,6 +293,7 @@ def evaluate_on_batch(
     *,
     preprocess: ForEvaluation,
     mesh: Mesh | None = None,
+    tta: str = "none",
 ) -> Evaluation:
     """Evaluates the examples of a batch whose `mask` is true, in inference mode."""
-    return parallel.whole(eval_step(state, preprocess(pixels), labels, mask), mesh)
+    return parallel.whole(eval_step(state, preprocess(pixels), labels, mask, tta), mesh)
