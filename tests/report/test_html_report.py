@@ -192,11 +192,8 @@ def test_spread_by_hand(groups):
 
 
 def test_plurals():
-    assert [page.counted(n, "image") for n in (0, 1, 2000)] == [
-        "0 images",
-        "1 image",
-        "2,000 images",
-    ]
+    found = [page.counted(number, "image") for number in (0, 1, 2000)]
+    assert found == ["0 images", "1 image", "2,000 images"]
 
 
 def test_validation_ranks_if_all_runs_have_it_else_test(groups, workdirs, source, tmp_path):
