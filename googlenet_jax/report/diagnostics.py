@@ -1,4 +1,4 @@
-"""What a network gets wrong, and how sure it is: figures from its predictions on a split."""
+"""The predictions of a network on the test images, and what they say of its mistakes."""
 
 import contextlib
 import dataclasses
@@ -22,14 +22,14 @@ BINS = 15  # Guo et al., "On Calibration of Modern Neural Networks" (2017), sect
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What the best checkpoint of a run says of the test images.
+    """Predictions of a run's best checkpoint on all test images.
 
     Attributes:
-      epoch: finished when the checkpoint was written.
-      labels: of the images.
-      probabilities: the softmax of the logits, in inference mode.
-      mistakes: the images of the `MISTAKES` most confident mistakes, by number.
-      filters: the kernel of the first convolution.
+      epoch: Epochs finished when the checkpoint was written.
+      labels: The true classes.
+      probabilities: Softmax of the logits, in inference mode.
+      mistakes: Pixels of the `MISTAKES` most confident mistakes, by index of the image.
+      filters: Kernel of the first convolution.
     """
 
     epoch: int
@@ -40,14 +40,14 @@ class Predictions:
 
 
 def predict(run: Run, data_path: str) -> Predictions:
-    """Runs the best checkpoint over every test image.
+    """Runs the best checkpoint on every test image.
 
     Args:
-      run: whose config says where the data lie.
-      data_path: of the data, if they are elsewhere now; else "".
+      run: Its config says which data to load.
+      data_path: Where the data are now, if they have moved; else "".
 
     Raises:
-      UserError: checkpoint or data cannot be used.
+      UserError: The checkpoint or the data cannot be used.
     """
     model = load_model(run.workdir, "best")
     config = dataclasses.replace(run.config.data, path=data_path or run.config.data.path)
@@ -55,15 +55,16 @@ def predict(run: Run, data_path: str) -> Predictions:
     if identity(dataset.provenance) != identity(run.provenance):
         raise DataError(
             f"{dataset.provenance['source']}: not the data of {run.workdir}: sha256 is "
-            f"{dataset.provenance['sha256']}, there it was {run.provenance['sha256']}"
+            f"{dataset.provenance['sha256']}, expected {run.provenance['sha256']}; pass the run's "
+            "own data with --data-path"
         )
     batch_size = min(run.config.eval.batch_size, len(dataset.splits[Split.TEST]))
     seen = 0
     labels, parts = [], []
-    mistakes: list[tuple[float, int, np.ndarray]] = []  # sorted by confidence, then by number
+    mistakes: list[tuple[float, int, np.ndarray]] = []  # confidence, negative index, image
     with contextlib.closing(dataset.batches(Split.TEST, batch_size)) as batches:
         for batch in batches:
-            # Filled up by repetition, so that one program serves all of them.
+            # The last batch is padded by repetition, so that all have one shape: one compilation.
             images = np.resize(batch.images, (batch_size, *batch.images.shape[1:]))
             found = np.asarray(jax.nn.softmax(model.logits(images)))[: len(batch)]
             for row in np.flatnonzero(found.argmax(axis=1) != batch.labels).tolist():
@@ -75,27 +76,28 @@ def predict(run: Run, data_path: str) -> Predictions:
             seen += len(batch)
     probabilities = np.concatenate(parts).astype(np.float64)
     if not np.isfinite(probabilities).all():
-        raise CheckpointError(f"{run.workdir}: the best checkpoint's logits are not finite")
+        raise CheckpointError(
+            f"{run.workdir}: the best checkpoint's logits are not finite; leave this run out"
+        )
     first = model.state.params["conv1"]
-    kernel = np.asarray(first.get("conv", first)["kernel"], np.float64)
     return Predictions(
         len(model.record.history),
         np.concatenate(labels),
         probabilities,
-        {-number: image for _, number, image in mistakes},
-        kernel,
+        {-index: image for _, index, image in mistakes},
+        np.asarray(first.get("conv", first)["kernel"], np.float64),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class PerClass:
-    """How each class fares against all others.
+    """Each class against the rest.
 
     Attributes:
-      precision: of the images that are called so, the share that are; 0 where none is.
-      recall: of the images that are, the share that are called so.
-      accuracy: of all images, the share of which it is rightly said whether they are.
-      support: images that are.
+      precision: Share of the images predicted as the class that belong to it; 0 if there are none.
+      recall: Share of the class's images that are predicted as it.
+      accuracy: One-vs-rest accuracy, over all images.
+      support: Images of the class.
     """
 
     precision: Float[np.ndarray, " classes"]
@@ -106,16 +108,16 @@ class PerClass:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Accuracy against confidence, which is the probability of the likeliest class.
+    """Accuracy by confidence, which is the probability of the predicted class.
 
-    Bin b of `BINS` holds the confidences above b / BINS, up to and with (b + 1) / BINS.
+    Bin b of `BINS` holds the confidences in (b / BINS, (b + 1) / BINS].
 
     Attributes:
-      count: images in each bin.
-      confidence: their mean; NaN in an empty bin.
-      accuracy: their share that is right; NaN in an empty bin.
-      error: the expected calibration error, the mean over images of their bin's gap between the
-        two (Guo et al., 2017, equation 3).
+      count: Images in each bin.
+      confidence: Their mean confidence; NaN in an empty bin.
+      accuracy: Their accuracy; NaN in an empty bin.
+      error: Expected calibration error: the gap between a bin's confidence and accuracy, averaged
+        over all images (Guo et al., 2017, equation 3).
     """
 
     count: Int[np.ndarray, " bins"]
@@ -126,13 +128,13 @@ class Calibration:
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """A class that is taken for another.
+    """A class that is mistaken for another.
 
     Attributes:
-      truth: the class.
-      guess: what it is taken for.
-      count: images.
-      share: of the class's images.
+      truth: The true class.
+      guess: The predicted class.
+      count: Images of `truth` predicted as `guess`.
+      share: Their share of the images of `truth`.
     """
 
     truth: int
@@ -143,15 +145,15 @@ class Confusion:
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """All figures of one set of predictions.
+    """All that one set of predictions shows.
 
     Attributes:
-      accuracy: share of images that are right.
-      matrix: images by true class (rows) and by guess (columns).
-      per_class: how each class fares.
-      calibration: whether confidence can be believed.
-      confusions: pairs of classes, the most frequent one first; those that occur.
-      mistakes: images that are wrong, the most confident one first.
+      accuracy: Share of the images that are classified correctly.
+      matrix: Images by true class (rows) and predicted class (columns).
+      per_class: Each class against the rest.
+      calibration: Accuracy by confidence.
+      confusions: The pairs of classes that were confused, the most frequent first.
+      mistakes: Indices of the misclassified images, the most confident first.
     """
 
     accuracy: float
@@ -167,16 +169,17 @@ class Diagnosis:
         labels: Int[np.ndarray, " examples"],
         probabilities: Float[np.ndarray, "examples classes"],
     ) -> Self:
-        """The figures of at least one image."""
+        """The diagnosis of at least one image."""
         guesses, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
+        is_right = guesses == labels
         classes = np.arange(probabilities.shape[1])
         matrix = sklearn_metrics.confusion_matrix(labels, guesses, labels=classes)
-        wrong = np.flatnonzero(guesses != labels)
+        wrong = np.flatnonzero(~is_right)
         return cls(
-            float(sklearn_metrics.accuracy_score(labels, guesses)),
+            float(is_right.mean()),
             matrix,
             per_class(labels, guesses, len(classes)),
-            calibration(confidences, guesses == labels),
+            calibration(confidences, is_right),
             confusions(matrix),
             wrong[np.argsort(-confidences[wrong], kind="stable")],
         )
@@ -185,7 +188,7 @@ class Diagnosis:
 def per_class(
     labels: Int[np.ndarray, " examples"], guesses: Int[np.ndarray, " examples"], num_classes: int
 ) -> PerClass:
-    """Precision, recall and one-against-all accuracy of each class, by scikit-learn."""
+    """Precision, recall and one-vs-rest accuracy of each class."""
     classes = np.arange(num_classes)
     precision, recall, _, support = sklearn_metrics.precision_recall_fscore_support(
         labels, guesses, labels=classes, zero_division=0
@@ -198,15 +201,10 @@ def per_class(
 def calibration(
     confidences: Float[np.ndarray, " examples"], is_right: Bool[np.ndarray, " examples"]
 ) -> Calibration:
-    """Confidence and accuracy of at least one image, in bins of confidence.
-
-    Args:
-      confidences: the probability of the likeliest class.
-      is_right: whether that is the true one.
-    """
+    """Accuracy by confidence, of at least one image."""
     bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidences, side="left")
     count = np.bincount(bins, minlength=BINS)
-    with np.errstate(invalid="ignore"):  # an empty bin's mean is NaN
+    with np.errstate(invalid="ignore"):  # the mean of an empty bin is NaN
         confidence = np.bincount(bins, confidences, BINS) / count
         accuracy = np.bincount(bins, is_right, BINS) / count
     gaps = np.nan_to_num(np.abs(confidence - accuracy))
@@ -214,11 +212,11 @@ def calibration(
 
 
 def confusions(matrix: Int[np.ndarray, "classes classes"]) -> list[Confusion]:
-    """The off-diagonal cells that are not empty, the largest first, of equals in their order."""
+    """The pairs of classes that were confused, the most frequent first; ties in class order."""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     found = [
-        Confusion(int(truth), int(guess), int(matrix[truth, guess]), share)
-        for truth, guess in np.argwhere(matrix)
+        Confusion(truth, guess, int(matrix[truth, guess]), float(shares[truth, guess]))
+        for truth, guess in np.argwhere(matrix).tolist()
         if truth != guess
-        for share in [float(matrix[truth, guess] / matrix[truth].sum())]
     ]
-    return sorted(found, key=lambda each: -each.count)
+    return sorted(found, key=lambda pair: -pair.count)

@@ -1,7 +1,7 @@
-"""The pictures of a report, as PNG: charts for a light and for a dark page, and pixels.
+"""The figures of a report as PNG files: charts for a light and for a dark page, and images.
 
-Charts are drawn on a transparent ground, once in each theme. Colours tell groups of runs apart,
-line styles tell splits.
+Charts have a transparent background. Colours and markers tell groups of runs apart, line styles
+tell splits; `style` has them all.
 """
 
 import io
@@ -22,96 +22,63 @@ from PIL import Image
 from googlenet_jax.errors import printable
 from googlenet_jax.report.diagnostics import BINS, Calibration
 from googlenet_jax.report.runs import Group
+from googlenet_jax.report.style import GROUP_MARKERS, NEUTRAL, SPLIT_LINES, THEMES, Theme
 
-STYLES = {"train": ":", "valid": "--", "test": "-"}
-MARKERS = "osD^vPX"
 DPI = 144
-MAX_LABELLED = 20  # classes; beyond it the numbers between them cannot be read
+MAX_LABELLED = 20  # with more classes, the counts in a confusion matrix would be too small to read
+MAX_NAMED = 200  # with more classes, so would their names
 MAX_LETTERS = 40  # of a name
-MAX_NAMED = 200  # classes; beyond it their names cannot be read either
-
-
-def _theme(text: str, grid: str, colormap: str, colors: Sequence[str]) -> Any:
-    return {
-        **dict.fromkeys(
-            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), text
-        ),
-        "axes.axisbelow": True,
-        "axes.facecolor": "none",
-        "axes.grid": True,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "axes.prop_cycle": cycler(color=colors),
-        "figure.facecolor": "none",
-        "font.size": 11,
-        "grid.color": grid,
-        "image.cmap": colormap,
-        "legend.frameon": False,
-        "text.parse_math": False,  # a dollar in a name is a dollar
-    }
-
-
-# Okabe and Ito, "Color Universal Design" (2008), without yellow and black; for a dark ground the
-# same hues, lighter.
-THEMES = {
-    "light": _theme(
-        "#24292f",
-        "#d8dee4",
-        "Blues",
-        ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07d00", "#56b4e9"],
-    ),
-    "dark": _theme(
-        "#e6edf3",
-        "#3a424c",
-        "Blues_r",
-        ["#6cb6ff", "#ff9a5c", "#4fd1a5", "#f0a6d0", "#f2cc60", "#a5d8ff"],
-    ),
-}
 
 
 def chart(draw: Callable[[Figure], None], width: float, height: float) -> dict[str, bytes]:
-    """What `draw` draws into an empty figure of that size in inches, as PNG by theme."""
+    """A figure as PNG by theme.
+
+    Args:
+      draw: Draws into an empty figure.
+      width: In inches.
+      height: In inches.
+    """
     pictures = {}
-    for theme, settings in THEMES.items():
-        with matplotlib.rc_context(settings):
-            # Without pyplot, which would keep the figure and may look for a display.
+    for name, theme in THEMES.items():
+        with matplotlib.rc_context(_settings(theme)):
+            # Without pyplot, which would keep the figure in memory and may look for a display.
             figure = Figure(figsize=(width, height), layout="constrained")
             FigureCanvasAgg(figure)
             draw(figure)
             file = io.BytesIO()
             figure.savefig(file, format="png", dpi=DPI)
-            pictures[theme] = file.getvalue()
+            pictures[name] = file.getvalue()
     return pictures
 
 
 def curves(groups: Sequence[Group], quantity: str) -> dict[str, bytes]:
-    """Loss or accuracy by epoch, of every split of every run."""
+    """The "loss" or "accuracy" of every split of every run, by epoch."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        splits = [s for s in STYLES if any(_points(g, f"{s}_{quantity}") for g in groups)]
+        splits = [s for s in SPLIT_LINES if any(_points(g, f"{s}_{quantity}") for g in groups)]
         for split in splits:
-            _plot(axes, groups, f"{split}_{quantity}", STYLES[split])
+            _plot(axes, groups, f"{split}_{quantity}", SPLIT_LINES[split])
         if quantity == "loss":
             axes.set(yscale="log", ylabel="loss (nats)")
             for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
                 which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
         else:
             axes.set_ylabel("accuracy")
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        styles = [Line2D([], [], color="gray", ls=STYLES[s], label=s) for s in splits]
-        axes.add_artist(axes.legend(handles=styles, loc="best", handlelength=2.5))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        lines = [Line2D([], [], color=NEUTRAL, ls=SPLIT_LINES[s], label=s) for s in splits]
+        axes.add_artist(axes.legend(handles=lines, loc="best", handlelength=2.5))
         _legend(figure, groups)
 
     return chart(draw, 6.2, 4.2)
 
 
 def series(groups: Sequence[Group], names: dict[str, str]) -> dict[str, bytes]:
-    """Other figures of metrics.jsonl by epoch, each in a panel of its own.
+    """Quantities by epoch, each in its own panel.
 
     Args:
-      groups: of the runs.
-      names: of the figures, with what stands at their axes.
+      groups: The groups of runs.
+      names: The label of the vertical axis for each field of metrics.jsonl.
     """
 
     def draw(figure: Figure) -> None:
@@ -131,18 +98,18 @@ def recalls(
     class_names: Sequence[str],
     recall: Float[np.ndarray, "groups classes"],
 ) -> dict[str, bytes]:
-    """Recall by class of each group, the class that the first group knows least on top."""
+    """Recall of the `MAX_LABELLED` hardest classes, the first group's lowest recall at the top."""
     worst = np.argsort(recall[0], kind="stable")[:MAX_LABELLED]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        places = np.arange(len(worst))
+        rows = np.arange(len(worst))
         for i in reversed(range(len(groups))):
-            axes.plot(recall[i][worst], places, color=f"C{i}", marker=_marker(i), ls="none", ms=8)
-        axes.set_yticks(places, [_short(class_names[c]) for c in worst])
+            axes.plot(recall[i][worst], rows, color=f"C{i}", marker=_marker(i), ls="none", ms=8)
+        axes.set_yticks(rows, [_short(class_names[c]) for c in worst])
         axes.set(xlim=(-0.02, 1.02), xlabel="recall")
         axes.invert_yaxis()
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         _legend(figure, groups)
 
     return chart(draw, 6.2, 1.6 + 0.3 * len(worst))
@@ -151,9 +118,9 @@ def recalls(
 def confusion(
     matrix: Int[np.ndarray, "classes classes"], class_names: Sequence[str]
 ) -> dict[str, bytes]:
-    """Shares of each true class (rows) by guess (columns), with the images' numbers.
+    """The confusion matrix: colours show shares of the true class, numbers count images.
 
-    Of many classes, only their own numbers are written.
+    The numbers need at most `MAX_LABELLED` classes, the names of the classes `MAX_NAMED`.
     """
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     is_small = len(matrix) <= MAX_LABELLED
@@ -164,14 +131,14 @@ def confusion(
         axes.imshow(shares, cmap=colors, vmin=0, vmax=1)
         axes.grid(visible=False)
         if len(matrix) <= MAX_NAMED:
-            axes.set(xlabel="guess", ylabel="truth")
+            axes.set(xlabel="predicted class", ylabel="true class")
             ticks = np.arange(len(matrix))
             size = 10 if is_small else 500 / len(matrix) / 1.1
             names = [_short(name) for name in class_names]
             axes.set_xticks(ticks, names, rotation=90, fontsize=size)
             axes.set_yticks(ticks, names, fontsize=size)
         else:
-            axes.set(xlabel="guess, by number of the class", ylabel="truth")
+            axes.set(xlabel="index of the predicted class", ylabel="index of the true class")
         for truth, guess in np.argwhere(matrix) if is_small else ():
             red, green, blue, _ = colors(shares[truth, guess])
             is_bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.55
@@ -184,33 +151,33 @@ def confusion(
 
 
 def reliability(calibration: Calibration) -> dict[str, bytes]:
-    """Accuracy by confidence above the number of images by confidence."""
+    """The reliability diagram: accuracy by confidence, above the number of images by confidence."""
 
     def draw(figure: Figure) -> None:
         above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
         left = np.arange(BINS) / BINS
-        bar: dict[str, Any] = {"width": 1 / BINS, "align": "edge", "edgecolor": "gray"}
+        bar: dict[str, Any] = {"width": 1 / BINS, "align": "edge", "edgecolor": NEUTRAL}
         above.bar(left, np.nan_to_num(calibration.accuracy), color="C0", **bar)
         above.plot([0, 1], [0, 1], color="C1", ls="--", label="perfectly calibrated")
         above.set(ylabel="accuracy", ylim=(0, 1), xlim=(0, 1))
-        above.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        above.yaxis.set_major_formatter(PercentFormatter(1.0))
         above.legend(loc="upper left")
-        below.bar(left, calibration.count, color="gray", **bar)
+        below.bar(left, calibration.count, color=NEUTRAL, **bar)
         below.set(ylabel="images", xlabel="confidence")
-        below.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        below.xaxis.set_major_formatter(PercentFormatter(1.0))
 
     return chart(draw, 6.2, 5.2)
 
 
 def image(pixels: UInt8[np.ndarray, "height width channels"]) -> bytes:
-    """One image as PNG, gray, RGB or RGBA by its channels."""
+    """An image as PNG: gray, RGB or RGBA, by its channels."""
     file = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "png")
     return file.getvalue()
 
 
 def filters(kernel: Float[np.ndarray, "rows columns channels filters"]) -> bytes:
-    """Each filter scaled by its own largest weight, zero gray, on a transparent ground."""
+    """A kernel's filters in a grid, each divided by its largest absolute weight; gray is zero."""
     rows, columns, channels, count = kernel.shape
     scaled = kernel / np.maximum(np.abs(kernel).max(axis=(0, 1, 2)), np.finfo(np.float64).tiny)
     colors = np.rint(127.5 * (1 + scaled)).astype(np.uint8).transpose(3, 0, 1, 2)
@@ -226,9 +193,32 @@ def filters(kernel: Float[np.ndarray, "rows columns channels filters"]) -> bytes
     return image(grid.transpose(0, 2, 1, 3, 4).reshape(down * height, across * width, 4))
 
 
+def _settings(theme: Theme) -> Any:
+    """Matplotlib's settings for a theme; color="C0" is then the first group's colour."""
+    return {
+        "text.color": theme.text,
+        "axes.labelcolor": theme.text,
+        "axes.edgecolor": theme.text,
+        "xtick.color": theme.text,
+        "ytick.color": theme.text,
+        "axes.axisbelow": True,
+        "axes.facecolor": "none",
+        "axes.grid": True,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.prop_cycle": cycler(color=theme.groups),
+        "figure.facecolor": "none",
+        "font.size": 11,
+        "grid.color": theme.line,
+        "image.cmap": theme.colormap,
+        "legend.frameon": False,
+        "text.parse_math": False,  # a dollar sign in a name starts no formula
+    }
+
+
 def _plot(axes: Axes, groups: Sequence[Group], name: str, style: str) -> None:
-    """A line for each run; an epoch without the figure has no point."""
-    # The best group last, so that it lies above the others.
+    """Draws a line for each run; an epoch without the quantity has no point."""
+    # In reverse, so that the best group is drawn over the others.
     for i in reversed(range(len(groups))):
         for points in _points(groups[i], name):
             axes.plot(*points, color=f"C{i}", marker=_marker(i), ms=4, ls=style, lw=1.6, alpha=0.85)
@@ -237,6 +227,7 @@ def _plot(axes: Axes, groups: Sequence[Group], name: str, style: str) -> None:
 
 
 def _points(group: Group, name: str) -> list[tuple[list[int], list[float]]]:
+    """Epochs and values of each run that has the quantity."""
     found = []
     for run in group.runs:
         entries = [entry for entry in run.history if name in entry]
@@ -246,20 +237,19 @@ def _points(group: Group, name: str) -> list[tuple[list[int], list[float]]]:
 
 
 def _short(name: str) -> str:
-    """A name from a file, in one line that leaves room for the picture."""
+    """A name on one line, short enough to leave room for the figure."""
     return printable(name)[:MAX_LETTERS]
 
 
 def _marker(index: int) -> str:
-    # Groups whose lines meet, or whose colours look alike to somebody, still differ.
-    return MARKERS[index % len(MARKERS)]
+    return GROUP_MARKERS[index % len(GROUP_MARKERS)]
 
 
 def _legend(figure: Figure, groups: Sequence[Group]) -> None:
-    # The number first: matplotlib leaves out a label that begins with an underscore.
-    seeds = [f" ({len(group.runs)} seeds)" if group.runs[1:] else "" for group in groups]
-    handles = [
-        Line2D([], [], color=f"C{i}", marker=_marker(i), label=f"{i + 1} {_short(group.name)}{n}")
-        for i, (group, n) in enumerate(zip(groups, seeds, strict=True))
-    ]
+    handles = []
+    for i, group in enumerate(groups):
+        seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
+        # The number comes first: matplotlib hides a label that begins with an underscore.
+        label = f"{i + 1} {_short(group.name)}{seeds}"
+        handles.append(Line2D([], [], color=f"C{i}", marker=_marker(i), label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(2, len(groups)))

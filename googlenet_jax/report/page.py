@@ -1,4 +1,4 @@
-"""A page about runs: which is best, on what it fails, and everything that says so."""
+"""The page about runs: which is best, what it gets wrong, and the evidence."""
 
 import base64
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 from googlenet_jax.errors import UserError, printable
 from googlenet_jax.fileio import WorkdirPath
 from googlenet_jax.report import figures, published
-from googlenet_jax.report.diagnostics import MISTAKES, Diagnosis, Predictions, predict
+from googlenet_jax.report.diagnostics import BINS, MISTAKES, Diagnosis, Predictions, predict
 from googlenet_jax.report.runs import (
     Group,
     Run,
@@ -20,8 +20,8 @@ from googlenet_jax.report.runs import (
     differing,
     read_groups,
     shared,
-    standard_error,
 )
+from googlenet_jax.report.style import THEMES
 from googlenet_jax.storage.summary import selection_split
 from googlenet_jax.version import __version__
 
@@ -31,16 +31,20 @@ if TYPE_CHECKING:
 PAGE = "index.html"
 TEMPLATE = "page.html.jinja"
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
-NORMS = {"grad_norm": "gradient", "param_norm": "parameters", "update_norm": "update"}
+NORMS = {
+    "grad_norm": "gradient norm",
+    "param_norm": "parameter norm",
+    "update_norm": "update norm",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What is to be written.
+    """A report that is ready to be written.
 
     Attributes:
-      files: contents by name: the page, and the pictures that it holds as data URIs.
-      verdict: the page's first sentence.
+      files: Content by file name: the page, and its pictures, which the page also embeds.
+      verdict: One line that says which group is best.
     """
 
     files: dict[str, bytes]
@@ -48,53 +52,37 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mistake:
-    """A picture that was taken for something else.
-
-    Attributes:
-      picture: its file.
-      truth: its class's name.
-      guess: the likeliest class's name.
-      probability: of the guess.
-    """
-
-    picture: str
-    truth: str
-    guess: str
-    probability: float
-
-
-@dataclasses.dataclass(frozen=True)
 class Section:
     """What one run of a group gets wrong.
 
     Attributes:
-      number: of the group, from 1.
-      run: the one.
-      epoch: of its best checkpoint.
-      examples: test images.
-      diagnosis: all figures.
-      mistakes: the most confident ones.
-      kernel: sides of the first layer's filters, and their number.
+      number: Of the group, from 1.
+      run: The group's best run.
+      predictions: Of its best checkpoint.
+      diagnosis: What they show.
+      mistakes: The most confident ones: picture, true class, predicted class and its probability.
     """
 
     number: int
     run: Run
-    epoch: int
-    examples: int
+    predictions: Predictions
     diagnosis: Diagnosis
-    mistakes: list[Mistake]
-    kernel: tuple[int, int, int]
+    mistakes: list[tuple[str, str, str, float]]
+
+    @property
+    def examples(self) -> int:
+        """Number of test images."""
+        return len(self.predictions.labels)
 
 
 @dataclasses.dataclass(frozen=True)
 class Lead:
-    """The best group's distance to the next one.
+    """How far the best group is ahead of the second.
 
     Attributes:
-      points: of accuracy, in percent points.
-      error: standard error of a difference of two such accuracies on so many images.
-      examples: images that they were measured on.
+      points: Difference of their accuracies in percentage points.
+      error: Standard error of such a difference, in percentage points.
+      examples: Images that the accuracies were measured on.
     """
 
     points: float
@@ -103,32 +91,32 @@ class Lead:
 
     @property
     def is_clear(self) -> bool:
-        """Whether chance in the choice of images hardly explains it."""
+        """Whether the choice of the images is unlikely to explain the lead."""
         return self.points > 2 * self.error
 
 
 def build(workdirs: Sequence[WorkdirPath], data_path: str) -> Report:
-    """Reads runs, evaluates the best checkpoint of one of each group, and draws the page.
+    """Reads the runs, evaluates the best checkpoint of one run of each group and makes the page.
 
     Args:
-      workdirs: of the runs; at least one.
-      data_path: of the data, if they are elsewhere now; else "".
+      workdirs: Working directories of at least one run.
+      data_path: Where the data are now, if they have moved; else "".
 
     Raises:
-      UserError: a run or the data cannot be used, or the runs cannot be compared.
+      UserError: A run or the data cannot be used, or the runs cannot be compared.
     """
     template = _template()
     groups = read_groups(workdirs)
     pictures = charts(groups)
     sections = []
     for number, group in enumerate(groups, 1):
-        predictions = predict(group.representative, data_path)
-        section, more = diagnose(number, group.representative, predictions)
+        run = group.representative
+        section, more = diagnose(number, run, predict(run, data_path))
         sections.append(section)
         pictures |= more
-    names = groups[0].runs[0].info.class_names
+    info = groups[0].runs[0].info
     recall = np.stack([section.diagnosis.per_class.recall for section in sections])
-    pictures |= _by_theme("recall", figures.recalls(groups, names, recall))
+    pictures |= _by_theme("recall", figures.recalls(groups, info.class_names, recall))
     deciding = deciding_split(groups)
     text = template.render(
         groups=groups,
@@ -139,38 +127,37 @@ def build(workdirs: Sequence[WorkdirPath], data_path: str) -> Report:
         lead=lead(groups, deciding, sections[0].examples) if groups[1:] else None,
         differing=differing(groups),
         shared=shared(groups),
-        info=groups[0].runs[0].info,
+        info=info,
         provenance=groups[0].runs[0].provenance,
         published=published,
         splits=SPLITS,
+        bins=BINS,
+        max_labelled=figures.MAX_LABELLED,
+        themes=THEMES,
         selection_split=selection_split,
         version=__version__,
         has_norms="norms-light.png" in pictures,
         uri=lambda name: "data:image/png;base64," + base64.b64encode(pictures[name]).decode(),
     )
-    # Jinja has escaped what would be HTML, but not what turns a line around or is not to be seen.
+    # Jinja escapes HTML, but not characters that are invisible or reverse the text's direction.
     text = "\n".join(line if line.isprintable() else printable(line) for line in text.split("\n"))
     verdict = f"best: {groups[0].name}, {describe(groups[0], deciding)}"
     return Report({PAGE: text.encode(), **pictures}, verdict)
 
 
 def describe(group: Group, split: str) -> str:
-    """A group's accuracy on a split with all that belongs to it."""
+    """A group's accuracy on a split, with `terms`."""
     return f"{SPLITS[split]} accuracy {spread(group.best(f'{split}_accuracy'))}, {terms(group)}"
 
 
 def terms(group: Group) -> str:
-    """What its best accuracies stand on: epochs, the split that chose them, seeds."""
+    """What a group's best accuracy rests on: epochs, the split that chose them, seeds."""
+    found = [f"{run.best['epoch']} of {run.final['epoch']}" for run in group.runs]
+    epochs = " and ".join(dict.fromkeys(found))
     chosen = " and ".join(sorted({SPLITS[selection_split(run.best)] for run in group.runs}))
     n = len(group.runs)
     seeds = f"mean of {n} seeds" if n > 1 else "one seed"
-    return f"best epoch {epochs(group)}, chosen on the {chosen} split, {seeds}"
-
-
-def epochs(group: Group) -> str:
-    """Each run's best epoch."""
-    found = [f"{run.best['epoch']} of {run.final['epoch']}" for run in group.runs]
-    return " and ".join(dict.fromkeys(found))
+    return f"best epoch {epochs}, chosen on the {chosen} split, {seeds}"
 
 
 def lead(groups: Sequence[Group], split: str, test_examples: int) -> Lead:
@@ -178,27 +165,23 @@ def lead(groups: Sequence[Group], split: str, test_examples: int) -> Lead:
     first, second = (group.best(f"{split}_accuracy").mean for group in groups[:2])
     valid_examples = min(group.runs[0].config.data.valid_examples for group in groups[:2])
     examples = valid_examples if split == "valid" else test_examples
-    error = math.hypot(*(standard_error(mean, examples) for mean in (first, second)))
-    return Lead(100 * (first - second), 100 * error, examples)
+    variances = [mean * (1 - mean) / examples for mean in (first, second)]  # binomial
+    return Lead(100 * (first - second), 100 * math.sqrt(sum(variances)), examples)
 
 
 def charts(groups: Sequence[Group]) -> dict[str, bytes]:
-    """The pictures of all runs' histories; those of figures that no run has are left out."""
+    """The charts of the runs' histories; without norms if no run has them."""
     pictures = {
-        "accuracy": figures.curves(groups, "accuracy"),
-        "loss": figures.curves(groups, "loss"),
-        "learning-rate": figures.series(groups, {"learning_rate": "learning rate"}),
-        "throughput": figures.series(groups, {"images_per_second": "images/s"}),
+        **_by_theme("accuracy", figures.curves(groups, "accuracy")),
+        **_by_theme("loss", figures.curves(groups, "loss")),
+        **_by_theme("learning-rate", figures.series(groups, {"learning_rate": "learning rate"})),
+        **_by_theme("throughput", figures.series(groups, {"images_per_second": "images/s"})),
     }
     entries = [entry for group in groups for run in group.runs for entry in run.history]
     norms = {n: label for n, label in NORMS.items() if any(n in entry for entry in entries)}
     if norms:
-        pictures["norms"] = figures.series(groups, norms)
-    return {
-        name: png
-        for stem, drawn in pictures.items()
-        for name, png in _by_theme(stem, drawn).items()
-    }
+        pictures |= _by_theme("norms", figures.series(groups, norms))
+    return pictures
 
 
 def diagnose(number: int, run: Run, predictions: Predictions) -> tuple[Section, dict[str, bytes]]:
@@ -216,29 +199,24 @@ def diagnose(number: int, run: Run, predictions: Predictions) -> tuple[Section, 
         pictures[picture] = figures.image(predictions.mistakes[index])
         probabilities = predictions.probabilities[index]
         truth, guess = names[predictions.labels[index]], names[probabilities.argmax()]
-        mistakes.append(Mistake(picture, truth, guess, float(probabilities.max())))
-    rows, columns, _, count = predictions.filters.shape
-    section = Section(
-        number,
-        run,
-        predictions.epoch,
-        len(predictions.labels),
-        diagnosis,
-        mistakes,
-        (rows, columns, count),
-    )
-    return section, pictures
+        mistakes.append((picture, truth, guess, float(probabilities.max())))
+    return Section(number, run, predictions, diagnosis, mistakes), pictures
 
 
 def percent(share: float) -> str:
-    """Two digits behind the point: one of 10,000 images is 0.01 %."""
+    """A percentage with two decimals: one of 10,000 images is 0.01 %."""
     return f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
 
 
 def spread(value: Spread) -> str:
-    """Mean and standard deviation, of more than one value."""
+    """Mean ± standard deviation in percent; only the mean for a single seed."""
     deviation = "" if value.std is None else f" ± {100 * value.std:.2f}"
     return f"{100 * value.mean:.2f}{deviation} %".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: "1 image", "2,000 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
@@ -260,13 +238,13 @@ def _template() -> "jinja2.Template":
         raise UserError("the report needs jinja2: pip install jinja2") from error
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("googlenet_jax", "report"),
-        autoescape=True,  # names of classes and folders are anybody's
+        autoescape=True,  # the names of classes and folders may hold HTML
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     filters: dict[str, Any] = {
-        each.__name__: each for each in (percent, spread, duration, terms, describe)
+        each.__name__: each for each in (percent, spread, counted, duration, terms, describe)
     }
     environment.filters |= filters
     return environment.get_template(TEMPLATE)

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import math
 import os
 import statistics
 from collections.abc import Sequence
@@ -26,23 +25,23 @@ WITHOUT_EFFECT = {name for name, field, _ in Config().options() if field.metadat
     "train.epochs",
     "train.steps",
 }
-"""Settings that change no figure of a run, and so keep no two runs apart."""
+"""Settings that do not change a run's results: runs that differ only in these are one group."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a working directory says of its run.
+    """What a working directory holds about its run.
 
     Attributes:
-      name: short, and another one for each run of a report.
-      workdir: as it was given.
-      config: of the run.
-      history: as its newest checkpoint has it, with proof: of metrics.jsonl anybody could have
-        changed a line; at least one of which has been evaluated.
-      info: of its images and classes.
-      provenance: of its data.
-      device: its kind; empty before the run has ended.
-      warnings: of its epochs, see `report.health`.
+      name: Short, and unique in a report.
+      workdir: As given by the user.
+      config: The run's config.
+      history: Lines of metrics.jsonl with at least one evaluated epoch. Taken from the newest
+        checkpoint, whose digest is checked; metrics.jsonl itself may have been edited.
+      info: Classes and shape of the images.
+      provenance: Source and checksum of the data.
+      device: Kind of device; "" before the run has ended.
+      warnings: From `training.health`.
     """
 
     name: str
@@ -56,33 +55,33 @@ class Run:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The best epoch's line."""
+        """The line of the best epoch."""
         return best_entry(self.history)
 
     @property
     def final(self) -> dict[str, Any]:
-        """The last epoch's line; it lacks the figures of an evaluation that is yet to come."""
+        """The line of the last epoch; it has no test accuracy if it was not evaluated."""
         return self.history[-1]
 
     @property
     def seconds(self) -> float:
-        """Of all epochs, evaluation included."""
+        """Duration of all epochs, evaluation included."""
         return sum(entry["seconds"] for entry in self.history)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every setting that makes another run of it, but for the seed."""
+        """The settings that change the results, without the seed."""
         options = ((name, value) for name, _, value in self.config.options())
         return {name: value for name, value in options if name not in {"seed", *WITHOUT_EFFECT}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A figure over seeds.
+    """A quantity over several seeds.
 
     Attributes:
-      mean: of the values.
-      std: sample standard deviation, with n - 1; None of a single value.
+      mean: Mean over the seeds.
+      std: Sample standard deviation (n - 1); None for a single seed.
     """
 
     mean: float
@@ -97,11 +96,11 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but their seed.
+    """Runs that differ only in their seed.
 
     Attributes:
-      runs: in the order of their seeds.
-      parameters: trainable numbers of the network.
+      runs: Ordered by seed.
+      parameters: Number of trainable parameters.
     """
 
     runs: list[Run]
@@ -109,34 +108,31 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The name of its first run, which stands for all."""
+        """The name of the first run."""
         return self.runs[0].name
 
     @property
     def representative(self) -> Run:
-        """The run that is best on the split that best is chosen on."""
+        """The best run, on the split that chose its best epoch."""
         return max(self.runs, key=lambda run: rank(selection_metrics(run.best) or {}))
 
     def best(self, name: str) -> Spread:
-        """A figure such as "test_accuracy" at each run's best epoch."""
+        """A field of metrics.jsonl, such as "test_accuracy", at the best epoch of each run."""
         return Spread.of([run.best[name] for run in self.runs])
 
     def final(self, name: str) -> Spread | None:
-        """The same at each run's last epoch; None where one of them was not evaluated there."""
+        """The same at the last epoch of each run; None if one of them was not evaluated there."""
         values = [run.final[name] for run in self.runs if name in run.final]
         return Spread.of(values) if len(values) == len(self.runs) else None
 
 
 def read_groups(workdirs: Sequence[WorkdirPath]) -> list[Group]:
-    """The runs of working directories, grouped, the best group first (see `deciding_split`).
-
-    Args:
-      workdirs: at least one.
+    """Reads at least one run and groups them, the best group first (see `deciding_split`).
 
     Raises:
-      UserError: one holds no run that was evaluated, or they cannot be compared.
+      UserError: A run was never evaluated, or the runs cannot be compared.
     """
-    # Unlike Path.resolve, realpath takes links that lead in a circle.
+    # Unlike Path.resolve, realpath accepts links that form a loop.
     resolved = [
         Path(os.path.realpath(path)) if isinstance(path, Path) else path for path in workdirs
     ]
@@ -157,16 +153,16 @@ def read_groups(workdirs: Sequence[WorkdirPath]) -> list[Group]:
 
 
 def deciding_split(groups: Sequence[Group]) -> str:
-    """The split that ranks groups: validation where all of them have one, else test."""
+    """The split that ranks the groups: "valid" if every run has one, else "test"."""
     has_all = all(selection_split(run.best) == "valid" for group in groups for run in group.runs)
     return "valid" if has_all else "test"
 
 
 def read_run(workdir: WorkdirPath, name: str) -> Run:
-    """A run that has a checkpoint and an evaluated epoch.
+    """Reads a run that has a checkpoint and an evaluated epoch.
 
     Raises:
-      UserError: it has none, or a file of it is damaged.
+      UserError: The run has none, or one of its files is damaged.
     """
     config = read_config(workdir)
 
@@ -181,7 +177,9 @@ def read_run(workdir: WorkdirPath, name: str) -> Run:
         float(sum(entry["seconds"] for entry in newest.history))
         warnings = tuple(map(str, newest.warnings.values()))
     except IndexError:
-        raise CheckpointError(f"{workdir}: no epoch has been evaluated") from None
+        raise CheckpointError(
+            f"{workdir}: no epoch has been evaluated yet; train the run for longer"
+        ) from None
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{workdir}: its checkpoint holds no history of a run") from error
     try:
@@ -193,26 +191,27 @@ def read_run(workdir: WorkdirPath, name: str) -> Run:
 
 
 def check_comparable(first: Run, second: Run) -> None:
-    """Checks that two runs were measured on the same images.
+    """Checks that two runs were evaluated on the same images.
 
     Raises:
-      UserError: they were not.
+      UserError: They were not.
     """
     for what, one, other in (
-        ("data set", first.info.name, second.info.name),
+        ("data sets", first.info.name, second.info.name),
         ("classes", first.info.class_names, second.info.class_names),
-        ("data's sha256", identity(first.provenance), identity(second.provenance)),
+        ("sha256 of the data", identity(first.provenance), identity(second.provenance)),
     ):
         if one != other:
             shown = f" ({one} and {other})" if isinstance(one, str) else ""
             raise UserError(
-                f"{first.workdir} and {second.workdir}: not comparable, their {what} differ{shown}"
+                f"{first.workdir} and {second.workdir}: cannot be compared, different {what}"
+                f"{shown}; write a report for each"
             )
 
 
 def identity(provenance: dict[str, Any]) -> str:
-    """What two sources of the same images have in common."""
-    # The official ones have several sums: those of a binary and of a Python archive.
+    """A text that is equal for two sources of the same images."""
+    # The official images have several checksums: of the binary and of the Python archive.
     return "official" if provenance["official"] else str(provenance["sha256"])
 
 
@@ -221,15 +220,15 @@ def _group(runs: list[Run]) -> Group:
     for one, other in itertools.pairwise(runs):
         if one.config.seed == other.config.seed:
             raise UserError(
-                f"{one.workdir} and {other.workdir}: the same run twice "
-                f"(one config, seed {one.config.seed})"
+                f"{one.workdir} and {other.workdir}: the same run twice (same config, seed "
+                f"{one.config.seed}); give only one of them"
             )
     params = abstract_state(runs[0].config, runs[0].info).params
     return Group(runs, sum(leaf.size for leaf in jax.tree.leaves(params)))
 
 
 def differing(groups: Sequence[Group]) -> list[str]:
-    """The names of the settings in which groups differ."""
+    """The names of the settings in which the groups differ."""
     first, *others = [group.runs[0].settings for group in groups]
     return [name for name in first if any(other[name] != first[name] for other in others)]
 
@@ -240,8 +239,3 @@ def shared(groups: Sequence[Group]) -> dict[str, Any]:
     defaults = {name: value for name, _, value in Config().options()}
     settings = groups[0].runs[0].settings.items()
     return {n: value for n, value in settings if n not in apart and value != defaults[n]}
-
-
-def standard_error(accuracy: float, examples: int) -> float:
-    """Of an accuracy that was measured on so many images: the binomial one."""
-    return math.sqrt(accuracy * (1 - accuracy) / examples)

@@ -1,8 +1,7 @@
-"""The same scalars for TensorBoard, written without TensorFlow."""
+"""The scalars of metrics.jsonl as TensorBoard events, written without TensorFlow."""
 
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from googlenet_jax import fileio
@@ -10,13 +9,13 @@ from googlenet_jax.fileio import WorkdirPath
 
 
 class TensorBoard:
-    """A folder of events that holds a run's history once, however often it was resumed.
+    """Writes a run's scalars into a folder, each once, however often the run is resumed.
 
     Use it as a context manager.
 
     Args:
-      folder: its old events are replaced.
-      history: of the epochs so far.
+      folder: Its old event files are deleted.
+      history: The epochs so far; they are written at once.
     """
 
     def __init__(self, folder: WorkdirPath, history: list[dict[str, Any]]):
@@ -31,12 +30,7 @@ class TensorBoard:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._writer:
             self._writer.close()
 
@@ -44,12 +38,12 @@ class TensorBoard:
         """Adds the scalars of one epoch.
 
         Raises:
-          TrainingError: the folder is in a store that does not take them.
+          TrainingError: The folder is in an object store and cannot be written.
         """
         if isinstance(self._folder, Path):
             _add(self._writer, entry)
             return
-        # Nothing can be appended there, so each epoch has a file of its own.
+        # An object cannot be appended to, so each epoch gets its own file.
         with tempfile.TemporaryDirectory() as folder:
             writer = _open(Path(folder), f".{entry['epoch']}")
             _add(writer, entry)
@@ -59,7 +53,7 @@ class TensorBoard:
 
 
 def _open(folder: Path, suffix: str = "") -> Any:
-    # Here, since it imports PyTorch where that is installed.
+    # Imported here because it imports PyTorch if that is installed.
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(folder), flush_secs=10, filename_suffix=suffix)

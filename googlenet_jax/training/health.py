@@ -1,4 +1,4 @@
-"""What the figures of an epoch warn of, and what a person can do about it."""
+"""The warnings of a run: what looks wrong after an epoch, and what to do about it."""
 
 import math
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 
 from googlenet_jax.training.metrics import Evaluation, Metrics
 
-# Before that many epochs and steps a network may still be about to learn.
+# Earlier than this, a healthy network may not have learned anything yet.
 EPOCHS, STEPS = 3, 100
-SPIKE = 1.5  # times the lowest loss so far; where the loss is small, also a tenth of a guess's loss
-DEAD = 0.5  # of the ReLU channels
-EXAMPLES = 10  # of a class; one that has fewer may be missed by chance
+SPIKE = 1.5  # times the lowest loss; the rise must also exceed a tenth of the loss of guessing
+DEAD = 0.5  # share of the ReLU channels
+EXAMPLES = 10  # images of a class; with fewer, it may be missed by chance
 NAMED = 5  # classes in a message
 
 
@@ -21,13 +21,13 @@ def check(
     evaluation: Evaluation | None,
     class_names: tuple[str, ...],
 ) -> dict[str, str]:
-    """The warnings that the last epoch of a history gives rise to, by kind.
+    """The warnings that the last epoch gives rise to, by kind.
 
     Args:
-      history: the lines of metrics.jsonl.
-      trained: of the epoch's steps.
-      evaluation: of the network after the epoch; None if it was not evaluated.
-      class_names: by label.
+      history: The lines of metrics.jsonl.
+      trained: Metrics of the epoch's training steps.
+      evaluation: Of the network after the epoch; None if it was not evaluated.
+      class_names: Names of the classes, by label.
     """
     entry, found = history[-1], {}
     epoch = entry["epoch"]
@@ -36,7 +36,7 @@ def check(
     if rise > max((SPIKE - 1) * lowest["train_loss"], 0.1 * math.log(len(class_names))):
         found["spike"] = (
             f"the training loss rose from {lowest['train_loss']:.4f} in epoch {lowest['epoch']} to "
-            f"{entry['train_loss']:.4f} in epoch {epoch}; if it does not come down again, lower "
+            f"{entry['train_loss']:.4f} in epoch {epoch}: if it does not fall again, lower "
             "--config.optimizer.learning_rate"
         )
     if epoch < EPOCHS or entry["step"] < STEPS:
@@ -46,27 +46,27 @@ def check(
     error = math.sqrt(commonest * (1 - commonest) / count.sum())
     if entry["train_accuracy"] <= commonest + 3 * error:
         found["chance"] = (
-            f"after epoch {epoch} the training accuracy is {entry['train_accuracy']:.4f}, and to "
-            f"always guess the most frequent class gives {commonest:.4f}: lower "
-            "--config.optimizer.learning_rate, and check with train.contact_sheet that the labels "
-            "are those of the images"
+            f"after epoch {epoch} the training accuracy is {entry['train_accuracy']:.4f}, and "
+            f"always guessing the most frequent class gives {commonest:.4f}: lower "
+            "--config.optimizer.learning_rate, and check the labels with train.contact_sheet"
         )
     if evaluation is None:
         return found
     dead = float((np.asarray(evaluation.active) == 0).mean())
     if dead > DEAD:
         found["dead"] = (
-            f"after epoch {epoch} {dead:.0%} of the ReLU channels are 0 for every image that is "
-            "evaluated: lower --config.optimizer.learning_rate or --config.optimizer.weight_decay, "
-            "or make the network narrower (--config.model.width_multiplier)"
+            f"after epoch {epoch} {dead:.0%} of the ReLU channels are 0 for every evaluated image: "
+            "lower --config.optimizer.learning_rate or --config.optimizer.weight_decay, or make "
+            "the network narrower with --config.model.width_multiplier"
         )
     count, predicted = np.asarray(evaluation.count), np.asarray(evaluation.predicted)
     missed = [class_names[i] for i in np.flatnonzero((predicted == 0) & (count >= EXAMPLES))]
     if missed and "chance" not in found:
         names = ", ".join(missed[:NAMED]) + (", ..." if missed[NAMED:] else "")
+        are = "is" if len(missed) == 1 else "are"
         found["missed"] = (
-            f"after epoch {epoch} {len(missed)} of {len(class_names)} classes are predicted for no "
-            f"image ({names}): check with train.contact_sheet that they have training images with "
-            "the right label"
+            f"after epoch {epoch} {len(missed)} of {len(class_names)} classes {are} never "
+            f"predicted ({names}): check with train.contact_sheet that they have training images "
+            "with the right label"
         )
     return found

@@ -1,6 +1,5 @@
-"""Pictures, summaries and events of a run's history."""
+"""curves.png, the choice of the best epoch, and TensorBoard events."""
 
-import itertools
 import struct
 
 import pytest
@@ -24,10 +23,10 @@ def entry(epoch, **more):
     }
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")  # the font has none for some
+@pytest.mark.filterwarnings("ignore:Glyph")  # the font lacks some characters
 @pytest.mark.parametrize("title", ["runs/$x", "a$b$c", r"$\frac{$", "\x1b[2J\n$", r"\$1"])
 def test_a_title_is_drawn_letter_by_letter(tmp_path, title):
-    """What stands between dollars would be a formula, and often a wrong one."""
+    """Text between dollar signs would be parsed as a formula, often a wrong one."""
     draw_curves([entry(1)], tmp_path / "curves.png", title)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -59,7 +58,7 @@ def test_curves_are_a_picture(history, tmp_path):
 
 
 def test_curves_show_the_history(tmp_path):
-    """Another number makes another picture."""
+    """A different accuracy gives a different picture."""
     pictures = []
     for accuracy in (0.5, 0.9):
         draw_curves([entry(1), evaluated(2, accuracy, 1.0)], tmp_path / "c.png", "a run")
@@ -86,10 +85,10 @@ def test_an_epoch_that_was_not_evaluated_has_no_point(tmp_path, monkeypatch):
     ("history", "best"),
     [
         ([evaluated(1, 0.5, 1.0), evaluated(2, 0.7, 2.0), evaluated(3, 0.6, 0.1)], 2),
-        # Of equal accuracies the lower loss, of equal losses too the later epoch.
+        # Ties in accuracy go to the lower loss, ties in both to the later epoch.
         ([evaluated(1, 0.7, 0.5), evaluated(2, 0.7, 0.4), evaluated(3, 0.7, 0.6)], 2),
         ([evaluated(1, 0.7, 0.5), evaluated(2, 0.7, 0.5), evaluated(3, 0.6, 0.5)], 2),
-        # Epochs that were not evaluated are no candidates, however good in training.
+        # Epochs that were not evaluated do not count, however good in training.
         ([evaluated(1, 0.1, 3.0), entry(2, train_accuracy=1.0), evaluated(3, 0.0, 3.0)], 1),
         ([evaluated(1, 0.0, 9.0), entry(2)], 1),
     ],
@@ -99,7 +98,7 @@ def test_best_entry(history, best):
 
 
 def test_validation_goes_before_test():
-    """Where there is a validation split the test set chooses nothing."""
+    """With a validation split, the test images have no part in the choice."""
     history = [
         {**evaluated(1, 0.9, 0.1, "valid"), "test_accuracy": 0.1, "test_loss": 3.0},
         {**evaluated(2, 0.8, 0.2, "valid"), "test_accuracy": 0.9, "test_loss": 0.1},
@@ -112,9 +111,10 @@ def test_validation_goes_before_test():
 
 
 def read_scalars(folder):
-    """(name, epoch, value) of every scalar, by TensorBoard's format and not by its reader.
+    """(name, epoch, value) of every scalar, read without TensorBoard.
 
-    A file is a row of records: the payload's length in 8 bytes, 4 of checksum, payload, 4 more.
+    A file is a sequence of records: 8 bytes of payload length, 4 of checksum, the payload, 4 of
+    checksum.
     """
     found = []
     for path in folder.glob("events.out.tfevents.*"):
@@ -128,17 +128,14 @@ def read_scalars(folder):
     return found
 
 
-def expected_scalars(history):
-    return {
-        (name, e["epoch"]): value
-        for e, name in itertools.chain(*([(e, n) for n in e] for e in history))
-        if name not in ("epoch", "step")
-        for value in [e[name]]
-    }
-
-
 def assert_holds(folder, history):
-    found, expected = read_scalars(folder), expected_scalars(history)
+    found = read_scalars(folder)
+    expected = {
+        (name, each["epoch"]): value
+        for each in history
+        for name, value in each.items()
+        if name not in ("epoch", "step")
+    }
     assert sorted((name, epoch) for name, epoch, _ in found) == sorted(expected)  # each once
     for name, epoch, value in found:
         assert value == pytest.approx(expected[name, epoch], rel=1e-6)  # float32
@@ -150,10 +147,10 @@ def test_events_hold_each_scalar_once_after_resuming(tmp_path):
         board.write(history[0])
         board.write(history[1])
     assert_holds(tmp_path, history[:2])
-    # A file is named after its second: within the same one the next would just overwrite it.
+    # The time in the name is in seconds: a file of the same second would overwrite this one.
     (old,) = tmp_path.glob("events.out.tfevents.*")
     old.rename(tmp_path / "events.out.tfevents.1000000000.host")
-    # The run was resumed from the first epoch's end, so the second one comes again.
+    # The run resumes at the end of the first epoch, so the second epoch is repeated.
     again = evaluated(2, 0.55, 0.95)
     with TensorBoard(tmp_path, history[:1]) as board:
         board.write(again)

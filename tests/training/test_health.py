@@ -1,4 +1,4 @@
-"""The warnings of a run: each for what it is about, and for nothing else."""
+"""Each warning of a run appears for its own cause and for nothing else."""
 
 import dataclasses
 
@@ -45,9 +45,9 @@ def check(*losses, accuracy=0.5, train=None, evaluation=None):
     return health.check(history, train or trained(), evaluation or evaluated(), NAMES)
 
 
-def test_a_healthy_run_is_left_alone():
+def test_a_healthy_run_has_no_warnings():
     assert check(2.0, 1.5, 1.2, 1.0) == {}
-    assert check(1.0, 0.02, 0.05) == {}  # small losses double at times
+    assert check(1.0, 0.02, 0.05) == {}  # small losses sometimes double
     assert check(2.0, 1.5, 2.1) == {}
 
 
@@ -63,7 +63,7 @@ def test_accuracy_at_chance():
     assert list(check(2.3, 2.3, 2.3, accuracy=0.11)) == ["chance"]
     assert check(2.3, 2.3, 2.3, accuracy=0.14) == {}  # 1,000 images: 3 standard errors are 0.03
     assert check(2.3, 2.3, accuracy=0.1) == {}  # too early to tell
-    # What a network gets that always says the most frequent class.
+    # The accuracy of always predicting the most frequent class.
     unbalanced = trained((910, *(10,) * 9))
     assert "0.9100" in check(2.3, 2.3, 2.3, accuracy=0.91, train=unbalanced)["chance"]
 
@@ -80,12 +80,15 @@ def test_classes_that_are_never_predicted():
     predicted = (0, 0, 100, 100, *(50,) * 6)
     found = check(2, 2, 1, evaluation=evaluated(predicted))
     assert list(found) == ["missed"]
-    assert "2 of 10 classes" in found["missed"]
+    assert "2 of 10 classes are never predicted" in found["missed"]
     assert "(class 0, class 1)" in found["missed"]
-    # A class of few images may be missed by chance.
+    one = evaluated((0, 50, 100, *(50,) * 7))
+    found = check(2, 2, 1, evaluation=one)
+    assert "1 of 10 classes is never predicted (class 0)" in found["missed"]
+    # A class with few images may be missed by chance.
     few = evaluated(predicted, count=(9, 9, *(50,) * 8))
     assert check(2, 2, 1, evaluation=few) == {}
-    # All of them: the accuracy at chance says it.
+    # A network at chance gets only that warning.
     only = evaluated((500, *(0,) * 9))
     assert list(check(2, 2, 2, accuracy=0.1, evaluation=only)) == ["chance"]
     assert ", ...)" in check(2, 2, 1, evaluation=only)["missed"]
@@ -97,7 +100,7 @@ def test_an_epoch_that_was_not_evaluated():
 
 
 def test_what_is_evaluated_is_counted():
-    """Guesses and active ReLUs against NumPy; the masked examples do not count."""
+    """Predictions and active ReLUs are counted as by NumPy; masked examples do not count."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(20, 10)).astype(np.float32)
     labels = rng.integers(0, 10, 20).astype(np.int32)
@@ -123,7 +126,7 @@ def test_a_dead_relu_is_seen():
 
 @pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_warns_once(tmp_path, capfd):
-    """Also where it is resumed, and summary.json says it too."""
+    """Even if it is resumed; summary.json repeats the warning."""
     config = digits.get_config()
     config.model.name, config.model.depth = "preact_resnet", 11
     config.model.width_multiplier = 0.0625
