@@ -79,13 +79,16 @@ def inputs(batch_size: int, augmented: bool) -> TakeSteps:
     """What a training step does before the network: gathering, augmentation, normalisation."""
     data = _data(64 * batch_size)
     for_training = preprocess.for_training(Config().data, INFO)
-    prepare = for_training if augmented else preprocess.for_evaluation(INFO)
+    for_evaluation = preprocess.for_evaluation(INFO)
 
     @jax.jit
     def run(number: jax.Array, data: Arrays, order: jax.Array) -> jax.Array:
         def body(index: jax.Array, _: jax.Array) -> jax.Array:
             chosen = lax.dynamic_slice(order, (index % 64 * batch_size,), (batch_size,))
-            return prepare(jax.random.fold_in(jax.random.key(1), index), data.images[chosen])
+            if not augmented:
+                return for_evaluation(data.images[chosen])
+            batch = preprocess.Batch(data.images[chosen], data.labels[chosen])
+            return for_training(jax.random.fold_in(jax.random.key(1), index), batch)[0]
 
         start = jnp.zeros((batch_size, *INFO.image_shape))
         return lax.fori_loop(0, number, body, start)

@@ -17,6 +17,7 @@ from configs import digits
 from googlenet_jax import data
 from googlenet_jax.config import Config
 from googlenet_jax.data import Split, preprocess
+from googlenet_jax.data.preprocess import Batch
 from googlenet_jax.storage.checkpoint import Checkpoints, Record
 from googlenet_jax.training import state, step
 from googlenet_jax.training.metrics import Metrics
@@ -29,7 +30,7 @@ def train(config: Config, folder: Path) -> TrainState:
     dataset = data.load(config.data, config.seed)
     training, test = dataset.splits[Split.TRAIN], jax.device_put(dataset.splits[Split.TEST])
     plan, keys, size = Plan.of(config, len(training)), Keys.of(config.seed), config.train.batch_size
-    augment_and_normalize = preprocess.for_training(config.data, dataset.info)
+    prepare = preprocess.for_training(config.data, dataset.info)
     normalize = preprocess.for_evaluation(dataset.info)
     rates = np.asarray(plan.schedule(np.arange(plan.total_steps)))
     hyperparameters = step.Hyperparameters.of(config, rates)
@@ -38,8 +39,8 @@ def train(config: Config, folder: Path) -> TrainState:
     def take_step(train_state: TrainState, pixels: jax.Array, labels: jax.Array) -> TrainState:
         key = jax.random.fold_in(keys.step, train_state.step)
         augment_key, dropout_key = jax.random.split(key)
-        images = augment_and_normalize(augment_key, pixels)
-        return step.train_step(train_state, images, labels, dropout_key, hyperparameters)
+        images, targets = prepare(augment_key, Batch(pixels, labels))
+        return step.train_step(train_state, images, labels, dropout_key, hyperparameters, targets)
 
     train_state = state.initialize(keys.init, config, dataset.info)
     record = Record([], dataset.info.to_dict(), dataset.provenance)

@@ -203,6 +203,27 @@ class DataConfig:
     )
     pad_mode: str = _option("reflect", "what is added", choices=("reflect", "zeros"))
     flip: bool = _option(True, "mirror a random half of the images")
+    alternate_flip: bool = _option(
+        False, "mirror the other half of the images in every second epoch, instead of a random half"
+    )
+    cutout: int = _option(
+        0,
+        "side in pixels of a square that is set to the mean colour in each image; 0: none",
+        minimum=0,
+        below=2**12,
+    )
+    mixup: float = _option(
+        0.0,
+        "alpha of mixup, which adds two images and their labels; 0: never",
+        minimum=0,
+        below=1000,
+    )
+    cutmix: float = _option(
+        0.0,
+        "alpha of CutMix, which puts a box of one image into another; 0: never",
+        minimum=0,
+        below=1000,
+    )
     stream: bool = _option(
         False,
         "decode pictures of any size as they are needed, instead of holding all in memory, as "
@@ -260,10 +281,17 @@ class OptimizerConfig:
         "L2 penalty on every parameter, added to the gradient before momentum or Adam's moments",
         minimum=0,
     )
+    nesterov: bool = _option(False, "use Nesterov's momentum")
+    decay_kernels_only: bool = _option(
+        False, "no weight decay on biases and on BatchNorm's scale and bias"
+    )
+    norm_bias_factor: float = _option(
+        1.0, "factor of the learning rate for BatchNorm's biases", above=0, below=10**6
+    )
     schedule: str = _option(
         "cosine",
         "learning rate over time",
-        choices=("cosine", "step", "exponential", "constant"),
+        choices=("cosine", "step", "exponential", "linear", "one_cycle", "constant"),
     )
     schedule_per: str = _option(
         "epoch", "when the schedule takes its next value", choices=("epoch", "step")
@@ -317,6 +345,13 @@ class TrainConfig:
     label_smoothing: float = _option(
         0.0,
         "share of the training loss that is taken from the label and spread over all classes",
+        minimum=0,
+        below=1,
+    )
+    ema_decay: float = _option(
+        0.0,
+        "share of the moving average of the weights that each step keeps; evaluation, export and "
+        "prediction then use the average; 0: none",
         minimum=0,
         below=1,
     )

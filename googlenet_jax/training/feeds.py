@@ -107,8 +107,13 @@ class Feed(abc.ABC):
         """
 
     @abc.abstractmethod
-    def evaluate(self, state: TrainState, split: Split) -> Evaluation:
+    def evaluate(self, state: TrainState, split: Split, tta: str = "none") -> Evaluation:
         """Evaluates every example of a split once, in inference mode.
+
+        Args:
+          state: Its moving average is used, if it has one.
+          split: Of the data set.
+          tta: Test-time augmentation, see `augment.views`.
 
         Raises:
           DataError: An image cannot be decoded.
@@ -165,15 +170,16 @@ class InMemory(Feed):
         """See `Feed`."""
         return self._program(*self._arguments(state, num_steps))
 
-    def evaluate(self, state: TrainState, split: Split) -> Evaluation:
+    def evaluate(self, state: TrainState, split: Split, tta: str = "none") -> Evaluation:
         """See `Feed`."""
         arrays = self.dataset.splits[split]
         evaluation = step.evaluate(
-            state,
+            state.for_inference(),
             arrays,
             batch_size=self._config.eval.batch_size,
             preprocess=self._for_evaluation,
             mesh=self._mesh,
+            tta=tta,
         )
         assert int(evaluation.count.sum()) == len(arrays), "an image was lost or doubled"
         return evaluation
@@ -253,7 +259,7 @@ class Streamed(Feed):
             arrays = (batch.images, batch.labels)
             self._next = parallel.from_rows(arrays, self._config.train.batch_size, self._mesh)
 
-    def evaluate(self, state: TrainState, split: Split) -> Evaluation:
+    def evaluate(self, state: TrainState, split: Split, tta: str = "none") -> Evaluation:
         """See `Feed`."""
         size = min(self._config.eval.batch_size, len(self.dataset.splits[split]))
         size = parallel.divisible(size, self._mesh)
@@ -264,10 +270,11 @@ class Streamed(Feed):
                 corrupt += int((batch.corrupt >= 0).sum())
                 arrays = (batch.images, batch.labels, batch.counts)
                 part = step.evaluate_on_batch(
-                    state,
+                    state.for_inference(),
                     *parallel.from_rows(arrays, size, self._mesh),
                     preprocess=self._for_evaluation,
                     mesh=self._mesh,
+                    tta=tta,
                 )
                 parts.append(part)
         evaluation = functools.reduce(Evaluation.merge, parts)

@@ -171,10 +171,10 @@ class TrainState:
         return self.packing.unpack(self)
 
     def for_inference(self) -> Self:
-        """The state with the moving average as its weights, if there is one."""
+        """The state whose weights are the moving average, if there is one."""
         if self.average is None:
             return self
-        return self.replace(params=self.average.params, batch_stats=self.average.batch_stats)
+        return self.replace(**self.average._asdict(), average=None)
 
     def with_weights(self, step: int, params: PyTree, batch_stats: PyTree) -> Self:
         """A state with other weights, a new optimizer state and no metrics.

@@ -53,7 +53,8 @@ def main(out: str, network: str) -> None:
     @jax.jit
     def batch(index: jax.Array) -> tuple[jax.Array, jax.Array]:
         chosen = parallel.split(jax.lax.dynamic_slice(order, (index,), (BATCH_SIZE,)), mesh)
-        images = for_training(jax.random.fold_in(keys[2], index), train.images[chosen])
+        stored = preprocess.Batch(train.images[chosen], train.labels[chosen])
+        images, _ = for_training(jax.random.fold_in(keys[2], index), stored)
         return parallel.whole((images, train.labels[chosen]), mesh)
 
     seen = hashlib.sha256()

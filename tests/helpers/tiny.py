@@ -46,11 +46,11 @@ def make_data(size: int) -> Arrays:
     return jax.device_put(Arrays(images, labels))
 
 
-def to_float(key, images):
-    return images.astype(jnp.float32) / 255
+def to_float(pixels):
+    return pixels.astype(jnp.float32) / 255
 
 
-def noisy(key, images):
+def noisy(key, batch):
     """Stands for any augmentation: what it does depends on the key."""
-    scaled = to_float(None, images)
-    return scaled if key is None else scaled + 0.1 * jax.random.normal(key, scaled.shape)
+    scaled = to_float(batch.pixels)
+    return scaled + 0.1 * jax.random.normal(key, scaled.shape), None

@@ -236,7 +236,7 @@ def fresh_state(workdir, num_classes=10, width_multiplier=None):
     return state.create(
         jax.random.key(99),
         lambda: models.create(config.model, (8, 8, 1), num_classes),
-        optimizer.create(config.optimizer.name),
+        optimizer.create(config.optimizer),
         num_classes,
     )
 

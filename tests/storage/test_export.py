@@ -394,6 +394,6 @@ def test_every_architecture_becomes_a_program(setting):
         bytearray(export.serialize(Model(info, fresh, Record([], {}, {}))))
     )
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
-    normalized = preprocess.for_evaluation(info)(None, jax.device_put(pixels))
+    normalized = preprocess.for_evaluation(info)(jax.device_put(pixels))
     expected = fresh.apply(fresh.params, normalized, train=False)[0]
     np.testing.assert_allclose(program.call(pixels), expected, rtol=1e-4, atol=1e-4)

@@ -392,7 +392,7 @@ def test_an_imported_network_sees_what_torchvision_shows_its_own(tmp_path):
     picture = Image.fromarray(load_sample_image("china.jpg")[:384, :576])
     picture.save(tmp_path / "china.png")
     read = model.read(tmp_path / "china.png")
-    found = np.asarray(preprocess.for_evaluation(model.info)(None, jnp.asarray(read)))
+    found = np.asarray(preprocess.for_evaluation(model.info)(jnp.asarray(read)))
     scale = 256 / min(picture.size)
     size = [int(side * scale) for side in picture.size]
     resized = picture.resize(size, Image.Resampling.BILINEAR)

@@ -116,7 +116,7 @@ def test_what_is_evaluated_is_counted():
 
 def test_a_dead_relu_is_seen():
     state = tiny.make_state()
-    images = tiny.to_float(None, tiny.make_data(6).images)
+    images = tiny.to_float(tiny.make_data(6).images)
     bias = state.params["unit"]["bn"]["bias"].at[1].set(-1e3)
     unit = {**state.params["unit"], "bn": {**state.params["unit"]["bn"], "bias": bias}}
     logits, active = state.replace(params={**state.params, "unit": unit}).infer(images)

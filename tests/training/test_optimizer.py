@@ -96,9 +96,9 @@ def test_update_equals_numpy():
     expected = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     buffers = {name: np.zeros(shape) for name, shape in shapes.items()}
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), expected)
-    state = optimizer.create(config.name)(0.0, 0.0, 0.0).init(params)
+    state = optimizer.create(config)(0.0, 0.0, 0.0).init(params)
     for rate in schedule_rates:
-        update_rule = optimizer.create(config.name)(rate, config.momentum, config.weight_decay)
+        update_rule = optimizer.create(config)(rate, config.momentum, config.weight_decay)
         gradients = {name: rng.normal(size=shape) for name, shape in shapes.items()}
         updates, state = update_rule.update(
             jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradients), state, params

@@ -41,7 +41,7 @@ def test_what_is_packed_is_unpacked_the_same(rule, platform):
     )
     if platform != "tpu":
         momentum = [leaf for leaf in jax.tree.leaves(packed.opt_state) if leaf.ndim]
-        assert [leaf.shape for leaf in momentum] == [packed.params.shape] * len(momentum)
+        assert [leaf.shape for leaf in momentum] == [packed.params["other"].shape] * len(momentum)
 
 
 def test_on_a_gpu_a_kernel_s_outputs_come_first():
@@ -49,7 +49,7 @@ def test_on_a_gpu_a_kernel_s_outputs_come_first():
     whole = moved_state(optimizer.sgd)
     packed = whole.packed("gpu")
     kernel = np.asarray(whole.params["unit"]["conv"]["kernel"]).transpose(3, 0, 1, 2).ravel()
-    vector = np.asarray(packed.params)
+    vector = np.asarray(packed.params["other"])
     assert any(
         np.array_equal(vector[i : i + kernel.size], kernel)
         for i in range(vector.size - kernel.size + 1)

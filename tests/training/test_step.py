@@ -176,7 +176,7 @@ def test_evaluation_counts_every_image_once(size, batch_size):
     state, data = make_state(), make_data(size)
     metrics = step.evaluate(state, data, batch_size=batch_size, preprocess=to_float)
     assert np.array_equal(metrics.count, np.bincount(data.labels, minlength=NUM_CLASSES))
-    logits, _, _ = state.apply(state.params, to_float(None, data.images), train=False)
+    logits, _, _ = state.apply(state.params, to_float(data.images), train=False)
     hits = np.asarray(logits).argmax(1) == np.asarray(data.labels)
     assert int(metrics.correct.sum()) == hits.sum()
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, data.labels)
