@@ -196,7 +196,7 @@ BAD_ROWS = {
         lambda rows: [{"bytes": b"<html>", "path": None}] * len(rows),
         "cannot be decoded",
     ),
-    "null": (lambda rows: [{"bytes": None, "path": None}] * len(rows), "rows without image"),
+    "null": (lambda rows: [{"bytes": None, "path": None}] * len(rows), "rows without an image"),
     "another size": (
         lambda rows: [{"bytes": png(np.zeros((30_000, 2, 3), np.uint8)), "path": None}] * len(rows),
         "image 0 is RGB, 2x30000; expected RGB, 32x32",
@@ -361,7 +361,7 @@ def test_tfds_by_name(tmp_path, monkeypatch):
         pixels = images["train"] / 255
         assert np.allclose(found.info.mean, [pixels.mean()], rtol=1e-12)
         assert np.allclose(found.info.std, [pixels.std()], rtol=1e-12)
-    with pytest.raises(DataError, match=r"none is known.*unofficial=True"):
+    with pytest.raises(DataError, match=r"no official one is known.*unofficial=True"):
         load_set("", name="tfds:marks", unofficial=False)
 
 

@@ -199,7 +199,10 @@ def test_a_corrupt_picture_is_refused_or_named_once_and_skipped(folder, tmp_path
     for split, name in (("train", "cat/00004.png"), ("test", "dog/00026.png")):
         (path / split / name).write_bytes(b"no picture")
     feed, fresh = make_feed(path)
-    with feed as opened, pytest.raises(DataError, match=r"00026\.png: is no picture.*corrupt=skip"):
+    with (
+        feed as opened,
+        pytest.raises(DataError, match=r"00026\.png: is not a picture.*corrupt=skip"),
+    ):
         opened.evaluate(fresh, Split.TEST)
 
     feed, fresh = make_feed(path, corrupt="skip")
@@ -272,7 +275,7 @@ def test_a_prepared_set_runs_no_code(records, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     for read in (data.load, data.describe):
         config = DataConfig(name="tfds:zoo", stream=True, path=str(path))
-        with pytest.raises(DataError, match=r"names 'evil\.Label', no feature of TFDS"):
+        with pytest.raises(DataError, match=r"names 'evil\.Label', not a TFDS feature"):
             read(config, *([0] if read is data.load else []))
 
 
@@ -420,7 +423,9 @@ def test_splits_of_a_folder(folder, tmp_path):
     assert set(load(both, test_examples=3).splits) == {"train", "valid", "test"}
     shutil.copytree(folder / "test", both / "test")
     assert set(load(both).splits) == {"train", "valid", "test"}
-    with pytest.raises(DataError, match=r"valid_examples=3: .* has a folder of valid images"):
+    with pytest.raises(
+        DataError, match=r"valid_examples=3: .* already has a folder of valid images"
+    ):
         load(both, valid_examples=3)
 
 
@@ -466,9 +471,9 @@ def test_classes_from_a_file(folder, tmp_path):
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ("", "names no class"),
-        ("cat\ncat\n", "or one of them twice"),
-        ("cat\ndog\n", "eel: its name is none of the 2 classes"),
+        ("", "lists no class"),
+        ("cat\ncat\n", "or one class twice"),
+        ("cat\ndog\n", "eel: its name is not one of the 2 classes"),
         ("cat\ndog\neel\nfox\n", "fox: holds no pictures"),
         (None, "cannot be read"),
     ],
@@ -484,7 +489,7 @@ def test_a_file_of_classes_that_does_not_fit(folder, tmp_path, classes, message)
 def test_folders_that_are_no_data_set(folder, tmp_path):
     with pytest.raises(DataError, match="must be a folder with a folder for each class"):
         load(tmp_path / "absent")
-    with pytest.raises(DataError, match="holds no folders of classes"):
+    with pytest.raises(DataError, match="holds no class folders"):
         load(tmp_path)
     (tmp_path / "val").mkdir()
     with pytest.raises(DataError, match="none called train"):
@@ -551,7 +556,7 @@ def test_the_sum_of_a_folder_sees_names_sizes_and_classes(folder, tmp_path):
     ("fields", "message"),
     [
         ({"path": "absent"}, "not prepared in absent"),
-        ({"valid_examples": 3}, "classes are not known beforehand"),
+        ({"valid_examples": 3}, "labels of its images are not known in advance"),
         ({"max_train_examples": 24}, "max_train_examples=24: tfds:zoo has 23"),
     ],
 )
