@@ -200,14 +200,8 @@ def choose(
 ) -> Bool[np.ndarray, " examples"]:
     """Chooses `num_examples` at random, equally many of each class, and returns a mask of them.
 
-    If the number of classes does not divide `num_examples`, the first classes give one more.
-
-    Args:
-      labels: The labels of all examples.
-      class_names: Names in the order of the labels.
-      num_examples: How many to choose.
-      seed: The same seed chooses the same examples.
-      field: The config field that asked for them, for the error message.
+    If the number of classes does not divide `num_examples`, the first classes give one more. The
+    same seed chooses the same examples. `field` is the config's field, for the error message.
 
     Raises:
       DataError: A class has too few images.
@@ -267,16 +261,10 @@ def check_labels(info: DatasetInfo, splits: dict[Split, Arrays], source: str) ->
 
 
 def check_sum(source: str, found: str, official: Sequence[str], unofficial: bool) -> dict[str, Any]:
-    """Checks a sha256 and returns the provenance of the data.
-
-    Args:
-      source: Where the data came from.
-      found: The sha256 of the data.
-      official: The published sums.
-      unofficial: Whether to accept data with another sum.
+    """Checks the sha256 of data against the official ones, and returns the data's provenance.
 
     Raises:
-      DataError: `found` is not an official sum, and `unofficial` is false.
+      DataError: `found` is not one of them, and `unofficial` is false.
     """
     if found not in official and not unofficial:
         expected = f"the official one is {' or '.join(official)}"

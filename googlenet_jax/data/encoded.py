@@ -72,7 +72,7 @@ def cached(key: str, make: Callable[[], dict[Split, Arrays]]) -> tuple[dict[Spli
     """Returns the arrays cached under `key`, and a description of the cache file.
 
     If they are not cached, or the file is damaged (the zip format has checksums), `make` makes
-    them and they are cached. If that fails, the description gives the reason.
+    them and they are cached. If they cannot be cached, the description gives the reason.
     """
     try:
         path = cache_folder() / f"{key}.npz"

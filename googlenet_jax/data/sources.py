@@ -40,9 +40,7 @@ Listing: TypeAlias = tuple[tuple[str, ...], Mapping[Split, Pictures], dict[str, 
 def load(config: DataConfig, seed: int) -> Dataset | Stream:
     """Loads the data set that `config` describes into memory on the host, or opens a stream.
 
-    Args:
-      config: Name, path and sizes.
-      seed: Chooses the validation images; in a stream, also the order and the random crops.
+    The seed chooses the validation images; in a stream, also the order and the random crops.
 
     Raises:
       DataError: The data is missing, damaged, not official, or has too few images.

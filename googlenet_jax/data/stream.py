@@ -97,15 +97,10 @@ class Stream:
     def training_batches(
         self, batch_size: int, rows: Int[np.ndarray, " rows"], first_step: int
     ) -> Generator[Batch]:
-        """Yields the given rows of each training batch, endlessly, in each epoch's random order.
+        """Yields the given rows of each training batch, from step `first_step` on, endlessly.
 
         If a picture cannot be decoded, it is replaced by one of the next ones in stored order; at
         most `MAX_TRIES` pictures are tried.
-
-        Args:
-          batch_size: Images per step, over all devices.
-          rows: Which rows of each batch to decode.
-          first_step: The step of the first batch.
 
         Raises:
           TrainingError: A worker process was killed.

@@ -79,10 +79,7 @@ def describe(folder: Path, splits: dict[Split, Arrays]) -> DatasetInfo:
 def read(name: str, folder: Path, form: cifar.Format | None) -> dict[Split, Arrays]:
     """Reads the images and labels of a prepared set whose images all have one small size.
 
-    Args:
-      name: The set's name in TFDS.
-      folder: The folder that holds its dataset_info.json.
-      form: The format of a CIFAR set, to return its images in the archive's order; else None.
+    The images of a CIFAR set, for which `form` is given, are in the order of its archive.
 
     Raises:
       DataError: It cannot be read without TensorFlow, or is not such a set.
@@ -188,10 +185,6 @@ def pictures(name: str, folder: Path) -> tuple[tuple[str, ...], dict[Split, Reco
 
     Without a test split, or if that has no labels, the validation split becomes the test split.
 
-    Args:
-      name: The set's name in TFDS.
-      folder: The folder that holds its dataset_info.json.
-
     Raises:
       DataError: It cannot be read without TensorFlow, or is not such a set.
     """
@@ -276,9 +269,7 @@ def check_network() -> None:
 def prepare(form: cifar.Format, folder: Path) -> Path:
     """Downloads CIFAR's binary archive with TFDS and prepares it as TFDS would.
 
-    Args:
-      form: The format of the set.
-      folder: The TFDS folder. An archive in its `downloads/manual` is used instead of a download.
+    `folder` is the TFDS folder. An archive in its `downloads/manual` is used without a download.
 
     Returns:
       The folder of the prepared set.
