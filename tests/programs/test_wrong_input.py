@@ -584,8 +584,11 @@ def test_a_workdir_that_is_a_link_to_itself(refused, tmp_path):
 @pytest.mark.parametrize(
     ("change", "culprit"),
     [
-        (lambda proven: proven["record"]["dataset"].pop("mean"), "describes no images"),
-        (lambda proven: proven["record"]["dataset"].update(class_names=[3]), "describes no images"),
+        (lambda proven: proven["record"]["dataset"].pop("mean"), "does not describe images"),
+        (
+            lambda proven: proven["record"]["dataset"].update(class_names=[3]),
+            "does not describe images",
+        ),
         (lambda proven: proven["record"].update(config={"model": 3}), "model=3"),
         (lambda proven: proven["leaves"].update(x=3), "digests"),
         (lambda proven: proven["record"]["history"][0].update(seconds="x"), "no history"),
