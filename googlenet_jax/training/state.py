@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from googlenet_jax import models
 from googlenet_jax.config import Config
 from googlenet_jax.data import DatasetInfo
+from googlenet_jax.models.layers import draw_weights
 from googlenet_jax.training import optimizer as optimizers
 from googlenet_jax.training.metrics import Metrics
 from googlenet_jax.training.optimizer import UpdateRule
@@ -242,23 +243,13 @@ def create(
     optimizer: UpdateRule,
     num_classes: int,
 ) -> TrainState:
-    """A state at step 0 with parameters drawn from `key`.
-
-    Parameters that name an `init_bound` are uniform within it, cut in the order of their names
-    from one flat draw; the others keep the value that their module gave them.
-    """
+    """A state at step 0 with parameters drawn from `key` by `layers.draw_weights`."""
 
     def numbers(key: PRNGKeyArray) -> tuple[Array, PyTree, PyTree, PyTree, Metrics, StepReport]:
+        module = build()
+        draw_weights(module, key)
         # Exhaustive on purpose: raises if a module holds anything else.
-        _, params, batch_stats = nnx.split(build(), nnx.Param, nnx.BatchStat)  # type: ignore[misc]
-        leaves = [param for _, param in nnx.to_flat_state(params)]
-        random = [param for param in leaves if param.has_metadata("init_bound")]
-        draw = jax.random.uniform(key, (sum(p.size for p in random),), minval=-1, maxval=1)
-        start = 0
-        for param in random:
-            cut = draw[start : start + param.size].reshape(param.shape)
-            param.set_value(cut * param.init_bound)
-            start += param.size
+        _, params, batch_stats = nnx.split(module, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
         params = nnx.to_pure_dict(params)
         return (
             jnp.zeros((), jnp.int32),
