@@ -36,7 +36,7 @@ def printable(text: object) -> str:
     """The text with its unprintable characters escaped.
 
     Names in files, archives and folders are not to be trusted: a newline could forge a line of
-    output, an escape sequence could control the terminal, a right-to-left mark could reverse a line.
+    output, an escape sequence could control the terminal, a right-to-left mark could reverse it.
     """
     return "".join(
         c
@@ -49,7 +49,7 @@ def printable(text: object) -> str:
 def one_line(error: object) -> str:
     """An error's message as one `printable` line of at most `MAX_LINE` characters.
 
-    A longer line keeps its beginning and its end, because a message may quote a value of any length.
+    A message may quote a value of any length: a longer line keeps its beginning and its end.
     """
     line = printable(" ".join(str(error).split()))
     if len(line) <= MAX_LINE:
