@@ -219,7 +219,7 @@ class DataConfig:
         4, "pixels added on each side before a random crop; 0: no crop", minimum=0, below=256
     )
     pad_mode: str = _option(
-        "reflect", "what the added pixels contain", choices=("reflect", "zeros")
+        "reflect", "added pixels: the mirrored border or black", choices=("reflect", "zeros")
     )
     flip: bool = _option(True, "mirror each training image left to right with probability 1/2")
     stream: bool = _option(
@@ -239,7 +239,7 @@ class DataConfig:
     )
     corrupt: str = _option(
         "refuse",
-        "if a picture cannot be decoded; refuse: end the run; skip: go on without it",
+        "what happens if a picture cannot be decoded; refuse: end the run; skip: do without it",
         choices=("refuse", "skip"),
         needs=_STREAM,
         resumable=True,
@@ -278,7 +278,7 @@ class OptimizerConfig:
     )
     schedule: str = _option(
         "cosine",
-        "learning rate over time; cosine: falls to 0; step: decay_at; exponential: decay_factor",
+        "learning rate over time; cosine: falls to 0; step, exponential: see decay_at, decay_factor",
         choices=("cosine", "step", "exponential", "constant"),
     )
     schedule_per: str = _option(

@@ -33,8 +33,8 @@ PARAMETERS = {
     # Torchvision documents 6,624,904 for 1,000 classes.
     "finetune": 6_624_904 - 990 * 1_025,
     "folder": 6_624_904 - 997 * 1_025,
-    # Without the reduction there are 13,374,120 with both heads and 6,994,392 without. BatchNorm has
-    # two parameters in place of the bias for each of 7,280 channels.
+    # Without the reduction: 13,374,120 with both heads, 6,994,392 without. BatchNorm has two
+    # parameters in place of the bias for each of 7,280 channels.
     "imagenet": 13_374_120 + 4_160,
     "imagenet_modern": 6_994_392 + 4_160 + 7_280,
     # Counted from the networks themselves: there is no other source.
