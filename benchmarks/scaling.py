@@ -8,9 +8,8 @@ A step on n devices takes
 
 where `speed` is that of one device in images/s. The second term is a ring all-reduce of the
 gradients, with what each device sends and receives; the third is the all-reduces of BatchNorm's
-statistics and of the loss, which are too small for bandwidth to matter. The model assumes that
-nothing overlaps (too pessimistic) and that a device is as fast with few images as with many (too
-optimistic).
+statistics and of the loss, too small for bandwidth to matter. It is assumed that nothing overlaps
+(too pessimistic) and that a device is as fast with few images as with many (too optimistic).
 """
 
 import argparse
@@ -144,17 +143,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--speed", type=float, default=10_200, help="images/s of one device")
-    parser.add_argument(
-        "--latency", type=float, default=10e-6, help="seconds of a small all-reduce"
-    )
+    parser.add_argument("--latency", type=float, default=10e-6, help="s per small all-reduce")
     parser.add_argument("--reductions", type=int, required=True, help="small all-reduces per step")
-    parser.add_argument(
-        "--batch-sizes",
-        type=int,
-        nargs="*",
-        default=[],
-        help="batch sizes to compile, for the table of memory",
-    )
+    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[], help="to measure memory")
     arguments = parser.parse_args()
     print(
         f"{arguments.speed:,.0f} images/s a device ({arguments.speed * TRAINING_GFLOP / 1e3:.0f} "

@@ -278,7 +278,7 @@ class OptimizerConfig:
     )
     schedule: str = _option(
         "cosine",
-        "learning rate over time; cosine: falls to 0; step, exponential: see decay_at, decay_factor",
+        "learning rate over time; cosine: to 0; step: see decay_at; exponential: see decay_factor",
         choices=("cosine", "step", "exponential", "constant"),
     )
     schedule_per: str = _option(
