@@ -184,9 +184,9 @@ def test_config_file(refused, text, culprits, override, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "culprits"),
     [
-        ("config.model = None", ["model=None", "a ModelConfig"]),
-        ("config.train = config.eval", ["train=EvalConfig", "a TrainConfig"]),
-        ("config.data = print", ["data=<built-in function print>", "a DataConfig"]),
+        ("config.model = None", ["model=None", "must be of type ModelConfig"]),
+        ("config.train = config.eval", ["train=EvalConfig", "must be of type TrainConfig"]),
+        ("config.data = print", ["data=<built-in function print>", "must be of type DataConfig"]),
         ("del config.seed", ["seed: is missing from Config"]),
         ("raise BaseException('no')", ["BaseException: no"]),
         ("raise Mute", ["Mute: (no text: KeyError)"]),
