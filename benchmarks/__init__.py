@@ -1,1 +1,1 @@
-"""Measurements of speed, side by side with PyTorch. They need the `torch` extra."""
+"""Speed measurements, with PyTorch for comparison. They need the `torch` extra."""

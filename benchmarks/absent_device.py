@@ -1,4 +1,4 @@
-"""A config's programs, compiled for devices that are not there."""
+"""Compiles a config's programs for devices that this machine does not have."""
 
 import math
 from typing import Any
@@ -19,25 +19,25 @@ from googlenet_jax.training import state, step
 from train import flags
 
 WHOLE = PartitionSpec()
-CLASSES = 1000  # of a data set that is streamed, whose own number only its files tell
+CLASSES = 1000  # assumed for a streamed data set, whose number of classes only its files tell
 
 
 def compile_program(
     target: Target, number: int, work: str, arguments: list[str]
 ) -> tuple[jax.stages.Compiled, float]:
-    """The program of one call, and the operations that one step of it is on each device.
+    """The compiled program of one call, and the FLOPs of one step on each device.
 
-    The operations are counted in the program that JAX makes for a CPU, before it is compiled: a
-    GPU's compiler does not tell them.
+    FLOPs are counted in JAX's CPU program before compilation, because a GPU's compiler does not
+    report them.
 
     Args:
-      target: the device.
-      number: of devices.
+      target: The device to compile for.
+      number: How many devices.
       work: "training" or "evaluation".
-      arguments: of the training program: --config and its overrides.
+      arguments: Command line of `train.main`: --config and its overrides.
 
     Raises:
-      UserError: the config is wrong, or does not suit the devices.
+      UserError: The config is not valid, or does not fit the devices.
     """
     config, _ = flags.parse(arguments)
     try:
@@ -59,9 +59,9 @@ def compile_program(
 
 
 def describe_data(config: Config) -> tuple[DatasetInfo, dict[Split, int]]:
-    """The images of a config's data set as they are published, and their number in each split.
+    """The published description of a config's data set, and its images in each split.
 
-    Of a data set that is streamed no number is known, and none is needed.
+    For a streamed data set the numbers are unknown and not needed.
     """
     name = config.data.name
     if name == "digits":  # ships with scikit-learn
@@ -74,7 +74,7 @@ def describe_data(config: Config) -> tuple[DatasetInfo, dict[Split, int]]:
 
 
 def placed(tree: PyTree, mesh: Mesh, spec: PartitionSpec = WHOLE) -> PyTree:
-    """Shapes with a place on the devices; on each of them, unless `spec` says otherwise."""
+    """The shapes with a sharding; replicated on all devices by default."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
@@ -84,7 +84,7 @@ def placed(tree: PyTree, mesh: Mesh, spec: PartitionSpec = WHOLE) -> PyTree:
 def trace_training(
     config: Config, info: DatasetInfo, counts: dict[Split, int], abstract: Any, mesh: Mesh
 ) -> Any:
-    """The training steps of a data set in memory, or one on a batch that was streamed."""
+    """Traces the training steps on a data set in memory, or one step on a streamed batch."""
     batch, examples = config.train.batch_size, counts.get(Split.TRAIN)
     number, index = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.int32)
     rates = jax.ShapeDtypeStruct((max(1, (examples or batch) // batch),), np.float32)
@@ -108,7 +108,7 @@ def trace_training(
 def trace_evaluation(
     config: Config, info: DatasetInfo, counts: dict[Split, int], abstract: Any, mesh: Mesh
 ) -> Any:
-    """The evaluation of a test set in memory, or of one batch that was streamed."""
+    """Traces the evaluation of a test set in memory, or of one streamed batch."""
     examples, for_evaluation = counts.get(Split.TEST), preprocess.for_evaluation(info)
     batch = parallel.divisible(config.eval.batch_size, mesh)
     if examples is None:
@@ -122,7 +122,7 @@ def trace_evaluation(
 
 
 def arrays(number: int, info: DatasetInfo, as_rows: bool = False) -> tuple[Any, Any]:
-    """The shapes of so many images and labels."""
+    """The shapes of `number` images and labels."""
     shape = (math.prod(info.image_shape),) if as_rows else info.image_shape
     images = jax.ShapeDtypeStruct((number, *shape), np.uint8)
     return images, jax.ShapeDtypeStruct((number,), np.int32)

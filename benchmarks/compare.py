@@ -1,12 +1,12 @@
-"""Images a second of this project and of PyTorch, side by side on the same device.
+"""Compares the images/s of this project and of PyTorch on the same device.
 
     python -m benchmarks.compare --json speed.json --plot speed.png
 
-The contenders take turns, so that a noisy machine hurts all alike: read the ratios. Each has a
-process of its own, which gives its memory back while others work and takes one untimed step before
-those that count. On a CPU a contender marked "tuned" has the allocator of `train.main`. A training
-step of this project is the whole of it, with gathering, augmentation and normalisation on the
-device; PyTorch is given a batch that is ready.
+The contenders take turns, so that noise affects all of them alike: compare the ratios. Each runs in
+its own process, which releases its memory between turns and takes one untimed step before the timed
+ones. On a CPU a contender marked "tuned" uses the allocator of `train.main`. This project's
+training step includes gathering, augmentation and normalisation on the device; PyTorch gets a
+prepared batch.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from train import allocator
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
 
-# Multiply-adds of the convolutions at 32x32, and of the classifier; two operations each. The
-# gradients by the input and by the kernel cost the same again, but the first layer's input.
+# Multiply-adds of the convolutions at 32x32 and of the classifier, two operations each. In training
+# the gradients by input and by kernel cost as much again each (the first layer has none by input).
 INFERENCE_GFLOP = 2 * (1556.9e6 + 10_240) / 1e9
 TRAINING_GFLOP = 3 * INFERENCE_GFLOP
 TURN_SECONDS = 2.0
@@ -45,11 +45,12 @@ class Contender(NamedTuple):
     """One way to do the work.
 
     Attributes:
-      name: states layout and precision.
-      dtype: of its products.
-      function: of `benchmarks`, "module:name"; it prepares the work and returns what takes steps.
-      options: of the function.
-      tuned: whether its process has the allocator of `train.main`.
+      name: Framework, layout and precision.
+      dtype: Type of its matrix products.
+      function: "module:name" in `benchmarks`; prepares the work and returns a function that takes
+        a number of steps.
+      options: Keyword arguments of `function`.
+      tuned: Whether its process uses the allocator of `train.main`.
     """
 
     name: str
@@ -60,10 +61,10 @@ class Contender(NamedTuple):
 
 
 class Rival:
-    """A contender at work in its own process; a context manager that ends it.
+    """A contender in its own process; a context manager that ends the process.
 
     Attributes:
-      peak_memory: the most that the process has had, in GB; not that of a GPU.
+      peak_memory: Peak memory of the process in GB, without a GPU's memory.
     """
 
     def __init__(self, contender: Contender):
@@ -86,14 +87,14 @@ class Rival:
         self._process.join()
 
     def seconds(self, steps: int, limit: float | None = None) -> float:
-        """What so many steps take, behind an untimed one.
+        """The seconds that `steps` steps take, after an untimed one.
 
         Args:
-          steps: to be timed.
-          limit: seconds to wait for the answer; None waits for ever.
+          steps: Number of timed steps.
+          limit: Seconds to wait for the answer; None waits for ever.
 
         Raises:
-          TimeoutError: there is none.
+          TimeoutError: No answer came in time.
         """
         self._connection.send(steps)
         if not self._connection.poll(limit):
@@ -117,14 +118,14 @@ def _serve(connection: Connection, contender: Contender) -> None:
 
 
 def on_gpu() -> bool:
-    """Whether PyTorch and JAX have a GPU to work on."""
+    """Whether a GPU is available."""
     import torch
 
     return torch.cuda.is_available()
 
 
 def contenders(batch_size: int, training: bool) -> Iterator[Contender]:
-    """All that this device has a use for, the reference first."""
+    """The contenders that make sense on this device, the reference first."""
     sizes = {"batch_size": batch_size, "training": training}
     theirs, last = "torch_step:steps", sizes | {"channels_last": True}
     ours = f"jax_step:{'training' if training else 'inference'}"
@@ -142,7 +143,7 @@ def contenders(batch_size: int, training: bool) -> Iterator[Contender]:
 
 
 def measure(entrants: list[Contender], rounds: int) -> tuple[list[list[float]], list[float]]:
-    """Steps a second of each in each round, by turns; and each one's peak memory in GB."""
+    """Each contender's steps/s in each round, taken in turns, and its peak memory in GB."""
     with contextlib.ExitStack() as stack:
         rivals = [stack.enter_context(Rival(each)) for each in entrants]
         counts = [max(1, round(TURN_SECONDS / rival.seconds(1))) for rival in rivals]
@@ -154,7 +155,7 @@ def measure(entrants: list[Contender], rounds: int) -> tuple[list[list[float]], 
 
 
 def compare(batch_size: int, training: bool, rounds: int) -> list[dict[str, Any]]:
-    """A row for each contender, with its ratio to the first; for training, the input's as well."""
+    """A row for each contender with its ratio to the first, and for training the input's share."""
     entrants = list(contenders(batch_size, training))
     size = 8192 if on_gpu() else 2048
     dtypes = sorted({entrant.dtype for entrant in entrants})
@@ -220,7 +221,7 @@ def start_up(batch_size: int) -> list[dict[str, Any]]:
 
 
 def as_markdown(row: dict[str, Any]) -> str:
-    """A line under `COLUMNS`."""
+    """The row as a line of the table with the head `COLUMNS`."""
     low, high = row["ratio_range"]
     return (
         f"| {row['work']} | {row['batch_size']} | {row['contender']} | "
@@ -231,7 +232,7 @@ def as_markdown(row: dict[str, Any]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Plots images/s by batch size, a curve for each contender."""
+    """Plots images/s over the batch size, with a curve for each contender."""
     from matplotlib.figure import Figure
 
     works = sorted({row["work"] for row in rows}, reverse=True)
@@ -254,7 +255,7 @@ def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
 
 
 def machine() -> str:
-    """Device, versions and the precision that each side calls float32."""
+    """Device, versions, and the precision that JAX and PyTorch use for float32."""
     import jax
     import torch
 
@@ -267,14 +268,14 @@ def machine() -> str:
 
 
 def main() -> None:
-    """Prints Markdown tables; writes the figures as JSON, and a plot."""
+    """Prints Markdown tables; optionally writes the figures as JSON and as a plot."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128, 256])
     works = ["training", "inference", "start-up"]
     parser.add_argument("--work", nargs="+", default=works, choices=works)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--plot", type=Path, help="where to draw images/s by batch size")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--plot", type=Path, help="file for a plot of images/s over the batch size")
     arguments = parser.parse_args()
 
     found: dict[str, Any] = {"machine": machine(), "rows": [], "start_up": []}

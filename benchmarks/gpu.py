@@ -1,11 +1,12 @@
-"""All that is to be known of a GPU in one command of under nine minutes.
+"""Measures everything this project wants to know about a GPU, in under nine minutes.
 
     python -m benchmarks.gpu --out runs/gpu --config.data.path=cifar-10-binary.tar.gz
 
-First, in at most three minutes, images/s of this project's training step and of PyTorch's, what the
-device says of itself, and the time of each operation of a step; then the article's 95.16 % run
-(row 8) in bfloat16. Each figure is in the folder as soon as it is known, and the run's metrics and
-checkpoint after each epoch. The same command goes on with what is left.
+First, in at most three minutes: the images/s of this project's training step and of PyTorch's,
+XLA's description of the device, and the time of each operation of a step. Then the article's 95.16
+% run (row 8, `configs/cifar10.py`) in bfloat16. Each figure is written as soon as it is known, the
+run's metrics and checkpoint after each epoch. The same command, run again, continues where it
+stopped.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from typing import Any
 from benchmarks.compare import TRAINING_GFLOP, TURN_SECONDS, Contender, Rival, machine
 from benchmarks.targets import TARGETS
 
-# An H200 multiplies as fast as an H100, by its vendor's data sheet.
+# By NVIDIA's data sheets an H200 has the same peak as an H100.
 PEAK_TFLOPS = {
     "A100": TARGETS["a100"].tflops,
     "H100": TARGETS["h100"].tflops,
@@ -30,19 +31,19 @@ PEAK_TFLOPS = {
 }
 SAVING_SECONDS = 20
 SPEED_SECONDS = 180
-COMPILE_SECONDS = 60  # of `torch.compile`, which may take many minutes for this network
+COMPILE_SECONDS = 60  # for `torch.compile`, which may take many minutes for this network
 
 
 def run_until(deadline: float, command: list[str], output: Path | None = None) -> int:
-    """Runs a command; at the deadline (by `time.monotonic`) it is asked to save and end.
+    """Runs a module; at the deadline it gets a SIGTERM, on which it saves and ends.
 
     Args:
-      deadline: when.
-      command: a module and its arguments.
-      output: file for what it prints.
+      deadline: Time by `time.monotonic`.
+      command: The module and its arguments.
+      output: File for its standard output.
 
     Returns:
-      Its exit status; 143 where it was stopped.
+      Its exit status; 143 if it was stopped.
     """
     with output.open("w") if output else contextlib.nullcontext() as file:
         process = subprocess.Popen([sys.executable, "-m", *command], stdout=file)
@@ -54,7 +55,7 @@ def run_until(deadline: float, command: list[str], output: Path | None = None) -
 
 
 def entrants(batch_sizes: list[int]) -> Iterator[tuple[int, Contender]]:
-    """The training steps to be timed, what matters most first."""
+    """(batch size, training step) to be timed, the most important first."""
     theirs = {"training": True, "channels_last": True, "autocast": True}
     for size in batch_sizes:
         own = {"batch_size": size, "dtype": "bfloat16"}
@@ -70,7 +71,7 @@ def entrants(batch_sizes: list[int]) -> Iterator[tuple[int, Contender]]:
 
 
 def measure_speed(contender: Contender, batch_size: int, limit: float) -> float | None:
-    """Images a second of a step; None if the first one takes longer than so many seconds."""
+    """Images/s of a training step; None if the first one takes longer than `limit` seconds."""
     with Rival(contender) as rival:
         try:
             rival.seconds(1, limit)
@@ -81,7 +82,7 @@ def measure_speed(contender: Contender, batch_size: int, limit: float) -> float 
 
 
 def measure_speeds(deadline: float, batch_sizes: list[int], path: Path) -> list[dict[str, Any]]:
-    """A row for each contender, in the file as soon as it is known; those in it are kept."""
+    """A row for each contender; appended to the file at once, and not measured if already there."""
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(row["batch_size"], row["contender"]) for row in rows}
     for size, contender in entrants(batch_sizes):
@@ -101,7 +102,7 @@ def measure_speeds(deadline: float, batch_sizes: list[int], path: Path) -> list[
 
 
 def describe_speed(row: dict[str, Any]) -> str:
-    """A row in a line."""
+    """The row as one line of text."""
     found = f"batch {row['batch_size']}, {row['contender']}: "
     if row["images_per_second"] is None:
         return f"{found}not ready after {row['not_ready_after_seconds']} s"
@@ -109,9 +110,9 @@ def describe_speed(row: dict[str, Any]) -> str:
 
 
 def write_device(path: Path) -> str:
-    """Writes what XLA says of the device, as `targets.description_text` does; returns its name.
+    """Writes XLA's description of the device (see `targets.description_text`); returns its name.
 
-    In another process: this one must not take the device's memory.
+    Runs in another process, because this one must not take the device's memory.
     """
     code = (
         "import jax, jaxlib.xla_client, sys\n"
@@ -124,7 +125,7 @@ def write_device(path: Path) -> str:
 
 
 def utilisation(machine: str, images_per_second: float) -> str:
-    """Model FLOP/s, and their share of the peak published for the device that `machine` names."""
+    """Model FLOP/s, and their share of the published peak of the device named in `machine`."""
     achieved = images_per_second * TRAINING_GFLOP / 1e3
     for name, peak in PEAK_TFLOPS.items():
         if name in machine:
@@ -133,7 +134,7 @@ def utilisation(machine: str, images_per_second: float) -> str:
 
 
 def describe_run(device: str, history: list[dict[str, Any]]) -> str:
-    """How far row 8 is, in a line."""
+    """The progress of row 8 as one line of text."""
     if not history:
         return "row 8: no epoch is finished yet"
     last = history[-1]
@@ -150,10 +151,10 @@ def describe_run(device: str, history: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measures, trains, reports."""
+    """Measures speeds, trains row 8 and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="where all is kept")
-    parser.add_argument("--minutes", type=float, default=8.5, help="when to stop and save")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder for the results")
+    parser.add_argument("--minutes", type=float, default=8.5, help="time limit, saving included")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[128, 512, 1024])
     arguments, overrides = parser.parse_known_args()
     started, out = time.monotonic(), arguments.out
@@ -180,7 +181,7 @@ def main() -> None:
     print(device, *map(describe_speed, rows), sep="\n")
     print(describe_run(device, [json.loads(line) for line in lines]))
     if status == 128 + signal.SIGTERM:
-        print("time is up; the same command goes on")
+        print("time is up; run the same command again to continue")
     elif status:
         sys.exit(status)
 

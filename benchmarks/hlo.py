@@ -1,9 +1,9 @@
-"""What a compiled program's text says: its kernels, the bytes that they move, XLA's estimates.
+"""Reads a compiled program's text: its kernels, the bytes that they move, XLA's estimates.
 
-A program is a list of instructions in computations. Those of the entry are done once a call;
-those of a loop's body once a step. A kernel is an instruction that does something: not one that
-names, groups or reinterprets what is there. Its bytes are those of its results and of what it
-reads: where a fusion cuts a part out of an operand, that part.
+A program consists of computations, which are lists of instructions. The entry computation runs once
+per call, the body of the loop once per step. A kernel is an instruction that does work, unlike one
+that only names, groups or reinterprets values. Its bytes are those of its results and of what it
+reads; if a fusion slices an operand, only the slice counts.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ class Instruction:
     """One line of a computation.
 
     Attributes:
-      name: unique in the program.
-      shape: of its result, as text.
-      opcode: what it does.
-      operands: names.
-      rest: its attributes, as text.
-      is_root: its result is the computation's.
+      name: Unique in the program.
+      shape: Shape of the result, as text.
+      opcode: The operation.
+      operands: Names of the operands.
+      rest: The attributes, as text.
+      is_root: Whether its result is that of the computation.
     """
 
     name: str
@@ -44,31 +44,31 @@ class Instruction:
 
     @property
     def bytes(self) -> int:
-        """Of its result."""
+        """Bytes of the result."""
         return sum(n * WIDTHS.get(kind, 0) for kind, n in _arrays(self.shape))
 
     @property
     def elements(self) -> int:
-        """Numbers in its result."""
+        """Number of elements of the result."""
         return sum(n for _, n in _arrays(self.shape))
 
     def attribute(self, pattern: str) -> str | None:
-        """What the group of a regular expression finds in its attributes."""
+        """The first group of a regular expression found in the attributes, or None."""
         found = re.search(pattern, self.rest)
         return found and found[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """An instruction that does something.
+    """An instruction that does work.
 
     Attributes:
-      name: unique in the program.
-      kind: its opcode, or what it calls: "fusion:loop_add_fusion", "custom-call:__cudnn$conv".
-      shape: of its result.
-      bytes: that it moves.
-      cycles: XLA's estimate; 0 where it makes none.
-      layer: of the model, with "backward" if it belongs to a gradient; "" if to none.
+      name: Unique in the program.
+      kind: The opcode, or what it calls: "fusion:loop_add_fusion", "custom-call:__cudnn$conv".
+      shape: Shape of the result, as text.
+      bytes: Bytes that it reads and writes.
+      cycles: XLA's estimate; 0 if there is none.
+      layer: The model's layer, followed by "backward" in a gradient; "" outside of all layers.
     """
 
     name: str
@@ -83,8 +83,8 @@ class Program:
     """A compiled program, from its text.
 
     Attributes:
-      entry: its kernels outside of loops; of a condition's branches, those of the largest.
-      loop: those of one round of its largest loop; none if it has no loop.
+      entry: Kernels outside of loops; of a conditional, only those of its largest branch.
+      loop: Kernels of one iteration of the largest loop; empty without a loop.
     """
 
     def __init__(self, text: str):
@@ -102,7 +102,7 @@ class Program:
         for each in instructions.values():
             if each.opcode in NO_KERNELS:
                 continue
-            if each.opcode == "conditional":  # one of its branches is taken: the one with the work
+            if each.opcode == "conditional":  # count its largest branch
                 branches = re.findall(r"%([\w.\-]+)", each.rest.partition(", metadata=")[0])
                 found = [list(self._kernels(name)) for name in branches]
                 yield from max(found, key=len)
@@ -124,9 +124,9 @@ class Program:
             yield Kernel(each.name, kind, each.shape, round(moved), cycles, layer)
 
     def _read(self, computation: str) -> dict[int, float]:
-        """The bytes that a fused computation reads of each of its parameters.
+        """The bytes that a fused computation reads of each of its parameters, by their number.
 
-        From the result backwards: each instruction needs so many numbers of its operands.
+        Works backwards from the result, counting the elements needed of each operand.
         """
         if computation in self._reads:
             return self._reads[computation]
@@ -158,7 +158,7 @@ class Program:
 
 
 def layer_of(op_name: str) -> str:
-    """The model's layer that an operation's name tells of, such as "inception3a/conv3x3"."""
+    """The model's layer in an operation's name, such as "inception3a/conv3x3"; "" if none."""
     scopes = re.findall(r"[\w.]+", op_name.replace("jit(", "(").replace("while/body", ""))
     named = [s for s in scopes if re.fullmatch(LAYERS, s)]
     layer = "/".join(dict.fromkeys(named))
@@ -203,10 +203,10 @@ def _instruction(name: str, text: str, is_root: bool) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` is closed."""
+    """The index of the parenthesis that closes the one at `start`."""
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] == "(") - (text[i] == ")")
         if depth == 0:
             return i
-    raise ValueError(f"never closed: {text[:80]}")
+    raise ValueError(f"unclosed parenthesis: {text[:80]}")

@@ -1,4 +1,4 @@
-"""This project on random images, for the benchmarks: each function prepares one kind of work."""
+"""This project's work on random images for the benchmarks; each function prepares one kind."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from googlenet_jax.training import state, step
 
 INFO = CIFAR10.info
 TakeSteps = Callable[[int], None]
-"""Takes so many steps and waits for them."""
+"""Takes a number of steps and waits until they are done."""
 
 
 def _initialize(dtype: str) -> tuple[Config, state.TrainState]:
@@ -32,7 +32,7 @@ def _data(size: int) -> Arrays:
 
 
 def compile_steps(batch_size: int, dtype: str) -> tuple[TakeSteps, jax.stages.Compiled]:
-    """The training steps, and their compiled program."""
+    """A function that takes training steps, and their compiled program."""
     config, train_state = _initialize(dtype)
     data = _data(64 * batch_size)
     order, key = epoch_order(jax.random.key(0), 0, len(data.labels)), jax.random.key(1)
@@ -57,12 +57,12 @@ def compile_steps(batch_size: int, dtype: str) -> tuple[TakeSteps, jax.stages.Co
 
 
 def training(batch_size: int, dtype: str) -> TakeSteps:
-    """Training steps with gathering, augmentation and normalisation."""
+    """Training steps, with gathering, augmentation and normalisation."""
     return compile_steps(batch_size, dtype)[0]
 
 
 def inference(batch_size: int, dtype: str) -> TakeSteps:
-    """The network on a batch that is ready."""
+    """Inference on a prepared batch."""
     _, train_state = _initialize(dtype)
     images = jax.random.normal(jax.random.key(0), (batch_size, *INFO.image_shape))
     infer = jax.jit(lambda state, images: state.apply(state.params, images, train=False)[0])
@@ -76,7 +76,7 @@ def inference(batch_size: int, dtype: str) -> TakeSteps:
 
 
 def inputs(batch_size: int, augmented: bool) -> TakeSteps:
-    """What a training step does before the network: gathering, augmentation, normalisation."""
+    """The input of a training step: gathering, augmentation (optional) and normalisation."""
     data = _data(64 * batch_size)
     for_training = preprocess.for_training(Config().data, INFO)
     for_evaluation = preprocess.for_evaluation(INFO)
@@ -98,7 +98,7 @@ def inputs(batch_size: int, augmented: bool) -> TakeSteps:
 
 
 def product(dtype: str, size: int) -> TakeSteps:
-    """A large matrix product of random numbers, 2 x size^3 operations."""
+    """A product of two random matrices of size x size: 2 size^3 operations."""
     a = jax.random.normal(jax.random.key(0), (size, size), dtype)
     multiply = jax.jit(jnp.matmul)
 

@@ -3,8 +3,8 @@
     python -m benchmarks.profile --batch-size 32
     taskset --cpu-list 0 python -m benchmarks.profile --batch-size 32   # on a CPU: one at a time
 
-Operations that overlap are each counted in full: on several cores the sum exceeds the step. The
-names are JAX's primitives; a fusion goes by the one that it ends in.
+Overlapping operations are each counted in full, so on several cores their sum exceeds the step's
+time. The names are JAX's primitives; a fusion has the name of its last one.
 """
 
 import argparse
@@ -24,7 +24,7 @@ Rows = list[tuple[str, int, float]]
 
 
 def primitives(program: str) -> dict[str, str]:
-    """The JAX operation of each instruction of a program; "gradient" marks the way back."""
+    """The JAX primitive of each instruction; ", gradient" marks the backward pass."""
     found: dict[str, str] = {}
     for name, rest in re.findall(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*)$", program, re.MULTILINE):
         source = re.search(r'op_name="([^"]*)"', rest)
@@ -35,7 +35,7 @@ def primitives(program: str) -> dict[str, str]:
 
 
 def spent(trace: Path, operation_of: dict[str, str]) -> Rows:
-    """What a trace says about the instructions of a program."""
+    """Calls and seconds of each operation in a profiler trace."""
     seconds: collections.Counter[str] = collections.Counter()
     calls: collections.Counter[str] = collections.Counter()
     for file in trace.rglob("*.xplane.pb"):
@@ -49,7 +49,7 @@ def spent(trace: Path, operation_of: dict[str, str]) -> Rows:
 
 
 def main() -> None:
-    """Prints a Markdown table."""
+    """Prints a Markdown table of a training step's operations."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -57,7 +57,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     take_steps, program = jax_step.compile_steps(arguments.batch_size, arguments.dtype)
-    take_steps(1)  # the first one finds its memory
+    take_steps(1)  # the first step allocates memory
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             started = time.perf_counter()
@@ -65,7 +65,7 @@ def main() -> None:
             wall = time.perf_counter() - started
         rows = spent(Path(folder), primitives(program.as_text()))
     total = sum(seconds for _, _, seconds in rows)
-    print(f"a step of {wall * 1e3:,.0f} ms; its operations, one after another: {total * 1e3:,.0f}")
+    print(f"one step: {wall * 1e3:,.0f} ms; sum of its operations: {total * 1e3:,.0f} ms")
     print("| operation | calls | ms | share |")
     print("|---|---|---|---|")
     for name, calls, seconds in rows[: arguments.rows]:

@@ -1,12 +1,12 @@
-"""Compiles a config's training step for a device that is not there, and says what it costs.
+"""Compiles a config's step for a device that this machine lacks, and prints what it costs.
 
     python -m benchmarks.programs --config cifar10 --target h100 --config.model.dtype=bfloat16
 
-XLA's compilers run without their devices: `pip install 'jax[cuda12]'` brings the one for GPUs, and
-`pip install 'jax[tpu]'` the one for TPUs. What is printed is what the compiler made:
-kernels (a GPU's) or its own estimate of cycles (a TPU's), bytes, memory, collectives and the
-costliest operations by layer; never a measured time. On a GPU nothing is tried out, so which
-algorithm a convolution gets there is not known.
+XLA's compilers run without their devices: `pip install 'jax[cuda12]'` installs the one for GPUs,
+`pip install 'jax[tpu]'` the one for TPUs. The output is the number of kernels (GPU) or the
+compiler's estimate of cycles (TPU), the bytes moved, memory, collectives and the costliest
+operations by layer; no time is measured. Autotuning is off, so the convolution algorithms that a
+GPU would choose are not known.
 """
 
 import argparse
@@ -23,14 +23,16 @@ from benchmarks.targets import COMPILERS, TARGETS, Target
 
 
 def main(argv: list[str]) -> int:
-    """Compiles and prints; the exit status is 2 if the compiler is not there or nothing fits."""
+    """Compiles and prints; the exit status is 2 without the compiler or with a wrong config."""
     parser = argparse.ArgumentParser(prog="benchmarks.programs", description=__doc__)
     parser.add_argument("--target", choices=TARGETS, required=True)
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--work", choices=["training", "evaluation"], default="training")
-    parser.add_argument("--top", type=int, default=15, help="costliest operations to list")
-    parser.add_argument("--json", type=Path, help="file for all that is printed")
-    parser.add_argument("--text", type=Path, help="file for the compiled program itself")
+    parser.add_argument(
+        "--top", type=int, default=15, help="how many of the costliest operations to list"
+    )
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--text", type=Path, help="file for the text of the compiled program")
     arguments, rest = parser.parse_known_args(argv)
     target = TARGETS[arguments.target]
     package, extra = COMPILERS[target.platform]
@@ -60,7 +62,7 @@ def main(argv: list[str]) -> int:
 
 
 def describe(target: Target, program: Program, compiled: Any, flops: float) -> dict[str, Any]:
-    """The costs of one step, of a call, and the memory, of one device, as JSON."""
+    """The costs of a step and of a call on one device, and its memory, as JSON values."""
     step = program.loop or program.entry
     memory = compiled.memory_analysis()
     arguments, working = memory.argument_size_in_bytes, memory.temp_size_in_bytes
@@ -85,7 +87,7 @@ def describe(target: Target, program: Program, compiled: Any, flops: float) -> d
         }
         if target.clock:
             found["milliseconds_estimated"] = 1e3 * found["cycles"] / target.clock
-    else:  # a TPU's copies between its memories run beside the rest, and are no kernels
+    else:  # not for a TPU, whose copies between memories are no kernels
         found["kernels"] = len(step)
     found["milliseconds_of_products"] = flops / target.tflops / 1e9
     found["milliseconds_of_bandwidth"] = 1e3 * found["bytes"] / target.bandwidth
@@ -93,7 +95,7 @@ def describe(target: Target, program: Program, compiled: Any, flops: float) -> d
 
 
 def collectives(kernels: list[Kernel]) -> dict[str, dict[str, int]]:
-    """How many of each kind there are, and the bytes of their operands and results."""
+    """The number of collectives of each kind, and the bytes of their operands and results."""
     found: dict[str, dict[str, int]] = {}
     for kernel in kernels:
         for name in COLLECTIVES:
@@ -105,7 +107,7 @@ def collectives(kernels: list[Kernel]) -> dict[str, dict[str, int]]:
 
 
 def costliest(kernels: list[Kernel]) -> list[dict[str, Any]]:
-    """By layer and kind, what takes the most cycles, or moves the most bytes."""
+    """Sums by layer and kind, sorted by cycles, then by bytes, the largest first."""
     sums: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0, 0])
     for kernel in kernels:
         total = sums[kernel.layer, kernel.kind]
@@ -120,7 +122,7 @@ def costliest(kernels: list[Kernel]) -> list[dict[str, Any]]:
 
 
 def render(target: Target, found: dict[str, Any], top: int) -> str:
-    """All of it for a reader."""
+    """The costs as text."""
     lines = [f"{target.name}, {found['devices']} device{'s' * (found['devices'] > 1)}"]
     lines.append(f"{found['flops'] / 1e9:,.0f} GFLOP a step")
     if "kernels" in found:

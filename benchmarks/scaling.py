@@ -1,4 +1,4 @@
-"""How training scales over devices, from a model of it: what it computes, sends and stores.
+"""Estimates how training scales over devices: computing, communication and memory.
 
     python -m benchmarks.scaling
 
@@ -6,10 +6,10 @@ A step on n devices takes
 
     batch / n / speed  +  2 (n - 1) / n x gradient bytes / bandwidth  +  reductions x latency
 
-where `speed` is that of one device, in images/s; the second term is a ring all-reduce of the
-gradients, of which each device sends and receives that much; the third is the all-reduces of
-BatchNorm's statistics and of the loss, too small for bandwidth to matter. Nothing overlaps, and a
-device is taken to be as fast with few images as with many: both are untrue, in opposite directions.
+where `speed` is that of one device in images/s. The second term is a ring all-reduce of the
+gradients, with what each device sends and receives; the third is the all-reduces of BatchNorm's
+statistics and of the loss, too small for bandwidth to matter. It is assumed that nothing overlaps
+(too pessimistic) and that a device is as fast with few images as with many (too optimistic).
 """
 
 import argparse
@@ -26,16 +26,16 @@ from benchmarks.compare import TRAINING_GFLOP
 from train import allocator
 
 PARAMETERS = 5_986_394
-GRADIENT_BYTES = 4 * PARAMETERS  # float32, as the state has them
+GRADIENT_BYTES = 4 * PARAMETERS  # float32
 DEVICES = [2**power for power in range(3, 11)]
 
 
 class Link(NamedTuple):
-    """What joins the devices.
+    """A network between devices.
 
     Attributes:
-      name: and where the figure comes from.
-      bandwidth: bytes/s that a device sends while it receives as many.
+      name: Its name and nominal speed.
+      bandwidth: Bytes/s that a device sends while receiving as many.
     """
 
     name: str
@@ -52,7 +52,7 @@ LINKS = [
 def step_seconds(
     devices: int, batch_size: int, speed: float, bandwidth: float, reductions: int, latency: float
 ) -> float:
-    """A step by the model above; speed in images/s, bandwidth in bytes/s, latency in s."""
+    """Seconds per step by the model above; images/s, bytes/s and seconds of latency."""
     sent = 2 * (devices - 1) / devices * GRADIENT_BYTES
     return batch_size / devices / speed + sent / bandwidth + reductions * latency
 
@@ -65,14 +65,14 @@ def needed_batch(
     reductions: int,
     latency: float,
 ) -> int:
-    """The least global batch with which so much of a step is computing."""
+    """The smallest global batch size with which computing takes this share of a step."""
     waiting = step_seconds(devices, 0, speed, bandwidth, reductions, latency)
     per_device = speed * waiting * efficiency / (1 - efficiency)
     return devices * math.ceil(per_device)
 
 
 def scaling_table(speed: float, reductions: int, latency: float) -> str:
-    """By link and number of devices: a step at batch 128, and the batch for 80 % efficiency."""
+    """By link and devices: a step at batch size 128, and the batch size for 80 % efficiency."""
     lines = [
         "| link | devices | all-reduce of the gradients, ms | step at batch 128, ms | images/s "
         "| efficiency | batch for 80 % |",
@@ -96,7 +96,7 @@ def scaling_table(speed: float, reductions: int, latency: float) -> str:
 
 
 def memory_table(batch_sizes: list[int]) -> str:
-    """What a compiled step says it needs on this device, by batch size, and what it then took."""
+    """Memory of a training step on this device by batch size: by the compiler, and measured."""
     lines = [
         "| batch on a device | state and data, MB | working memory, MB | measured peak, MB |",
         "|---|---|---|---|",
@@ -109,17 +109,17 @@ def memory_table(batch_sizes: list[int]) -> str:
 
 
 def memory(batch_size: int) -> tuple[int, int, int]:
-    """Bytes of a step's arguments, of its working memory, and what it was then seen to take.
+    """Bytes of a step's arguments, of its working memory, and the measured peak.
 
-    On a CPU the last is what the process (Linux) grows by during two steps; on an accelerator it is
-    the most that JAX has had there at once, state and data included.
+    On a CPU (Linux) the peak is the growth of the process during two steps; on an accelerator it is
+    JAX's peak memory there, state and data included.
     """
     take_steps, program = jax_step.compile_steps(batch_size, "float32")
     needs = program.memory_analysis()
     device = jax.devices()[0]
     if device.platform == "cpu":
-        ctypes.CDLL(None).malloc_trim(0)  # what compiling has left
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is now what there is
+        ctypes.CDLL(None).malloc_trim(0)  # release what compiling has left
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current size
         before = _resident("VmRSS")
         take_steps(2)
         peak = _resident("VmHWM") - before
@@ -130,7 +130,7 @@ def memory(batch_size: int) -> tuple[int, int, int]:
 
 
 def _resident(field: str) -> int:
-    """Bytes of this process in memory, from the kernel's table."""
+    """A field of this process's memory status, in bytes."""
     (line,) = (s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith(field))
     return int(line.split()[1]) * 1024
 
@@ -142,10 +142,10 @@ def main() -> None:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--speed", type=float, default=10_200, help="of one device, images/s")
-    parser.add_argument("--latency", type=float, default=10e-6, help="of a small all-reduce, s")
-    parser.add_argument("--reductions", type=int, required=True, help="small ones in a step")
-    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[], help="to compile")
+    parser.add_argument("--speed", type=float, default=10_200, help="images/s of one device")
+    parser.add_argument("--latency", type=float, default=10e-6, help="s per small all-reduce")
+    parser.add_argument("--reductions", type=int, required=True, help="small all-reduces per step")
+    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[], help="to measure memory")
     arguments = parser.parse_args()
     print(
         f"{arguments.speed:,.0f} images/s a device ({arguments.speed * TRAINING_GFLOP / 1e3:.0f} "

@@ -1,12 +1,12 @@
-"""How fast pictures are decoded and cut for training, apart from it.
+"""Measures how fast pictures are decoded and cropped, without training.
 
     python -m benchmarks.stream
 
-The pictures are the two photographs that scikit-learn ships, saved as JPEG files of quality 92 and
-500 pixels on the longer side, which is usual in ImageNet; or those of a folder. Each is decoded
-and a random part of it resized to 224x224. First in one thread and no pipeline, by the time that
-the process itself has computed: images/s a core. Then through the whole pipeline, by the clock, in
-interleaved rounds: with threads, with one worker process and with two.
+The pictures are scikit-learn's two photographs, saved as JPEG of quality 92 with 500 pixels on the
+longer side, as is usual in ImageNet; or those of a folder. Each is decoded, and a random crop
+resized to 224x224. First in one thread without the pipeline, by CPU time: images/s per core. Then
+through the whole pipeline, by wall time, in interleaved rounds with threads, one worker process and
+two.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from googlenet_jax.config import DataConfig
 from googlenet_jax.data import Stream
 
 BATCH_SIZE = 64
-WARM_UP, BATCHES = 6, 20  # of a round; by the sixth batch every worker has started
+WARM_UP, BATCHES = 6, 20  # per round; by the sixth batch every worker has started
 SIDE, QUALITY = 500, 92
 WAYS = {"threads": 0, "1 worker": 1, "2 workers": 2}
 
 
 def photographs(folder: Path, copies: int) -> Path:
-    """A folder with scikit-learn's photographs as its only two classes."""
+    """Fills a folder with scikit-learn's two photographs, each as a class; returns it."""
     from sklearn.datasets import load_sample_images
 
     for label, pixels in enumerate(load_sample_images().images):
@@ -47,16 +47,16 @@ def photographs(folder: Path, copies: int) -> Path:
 
 
 def speed_of_a_core(stream: Stream, batches: int) -> float:
-    """Images/s of computing time, decoded one after the other in this thread."""
+    """Images/s of CPU time, decoded one after the other in this thread."""
     seconds = time.process_time()
     for _ in range(batches):
         stream.samples(BATCH_SIZE, num_crops=1)
-    # That also cuts out the centre of each.
+    # Each sample holds a centre crop besides the random one: two pictures.
     return 2 * batches * BATCH_SIZE / (time.process_time() - seconds)
 
 
 def speed(stream: Stream) -> float:
-    """Images/s by the clock, through the pipeline."""
+    """Images/s of wall time, through the pipeline."""
     rows = np.arange(BATCH_SIZE)
     with contextlib.closing(stream.training_batches(BATCH_SIZE, rows, 0)) as batches:
         for _ in range(WARM_UP):
@@ -68,16 +68,16 @@ def speed(stream: Stream) -> float:
 
 
 def main() -> None:
-    """Prints Markdown."""
+    """Prints a Markdown table."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data-path", type=Path, help="a folder with train and test folders")
+    parser.add_argument("--data-path", type=Path, help="folder with train and test folders")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--device-speed", type=float, default=10_200, help="images/s that a device trains on"
+        "--device-speed", type=float, default=10_200, help="images/s at which a device trains"
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +91,7 @@ def main() -> None:
                 found[way].append(speed(dataclasses.replace(stream, workers=workers)))
     print("| what | images/s, median (range) | times 1 worker |\n|---|---|---|")
     core = statistics.median(of_a_core)
-    print(f"| one core, by its own time | {core:.0f} ({_range(of_a_core)}) | |")
+    print(f"| one core, CPU time | {core:.0f} ({_range(of_a_core)}) | |")
     for way, speeds in found.items():
         ratios = [a / b for a, b in zip(speeds, found["1 worker"], strict=True)]
         print(
@@ -100,8 +100,8 @@ def main() -> None:
         )
     worker, device = statistics.median(found["1 worker"]), arguments.device_speed
     print(
-        f"\nA device that trains on {device:,.0f} images/s needs {device:,.0f} / {worker:.0f} = "
-        f"{device / worker:.0f} workers, each with a core."
+        f"\nA device that trains at {device:,.0f} images/s needs {device:,.0f} / {worker:.0f} = "
+        f"{device / worker:.0f} workers, one core each."
     )
 
 

@@ -1,13 +1,13 @@
-"""Devices for which programs are compiled on a machine that has none: what XLA's compilers ask.
+"""Descriptions of devices for XLA's compilers, which need no device to compile for it.
 
-A TPU's compiler comes with libtpu, a GPU's with JAX's CUDA plugin; neither looks for a device.
+A TPU's compiler comes with libtpu, a GPU's with JAX's CUDA plugin.
 """
 
 import dataclasses
 from typing import Any
 
 COMPILERS = {"tpu": ("libtpu", "tpu"), "cuda": ("jax_cuda12_plugin", "cuda12")}
-"""Of each platform, the module that the compiler comes with, and JAX's extra that installs it."""
+"""By platform: the module with the compiler, and the extra of JAX that installs it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,14 +15,14 @@ class Target:
     """A device, by its vendor's data sheet.
 
     Attributes:
-      name: of the product.
-      platform: as `jax.stages.Traced.lower` names it: "tpu" or "cuda".
-      tflops: dense bfloat16 products a second, in 1e12 operations.
-      bandwidth: of its memory, bytes a second.
-      memory: bytes.
-      clock: cycles a second in which XLA's estimates count; None where that is not known.
-      topologies: of a TPU: by the number of devices, how they are wired.
-      description: of a GPU: the fields of XLA's `GpuDeviceInfoProto`.
+      name: Name of the product.
+      platform: "tpu" or "cuda", as in `jax.stages.Traced.lower`.
+      tflops: Peak of dense bfloat16 products in TFLOP/s.
+      bandwidth: Memory bandwidth in bytes/s.
+      memory: Memory in bytes.
+      clock: Cycles/s of XLA's estimates; None if not known.
+      topologies: TPU only: names of topologies by their number of devices.
+      description: GPU only: fields of XLA's `GpuDeviceInfoProto`.
     """
 
     name: str
@@ -35,13 +35,13 @@ class Target:
     description: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        """What must be set before JAX is imported."""
+        """Environment variables to set before JAX is imported."""
         if self.platform == "cuda":
             return {
                 "JAX_PLATFORMS": "",
                 "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
-                # To try kernels out needs the device, and to choose a product's tiles without that
-                # fails for some.
+                # Autotuning needs the device, and without it choosing tiles for Triton fails for
+                # some products.
                 "XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false",
                 "TF_CPP_MIN_LOG_LEVEL": "3",
             }
@@ -56,12 +56,12 @@ class Target:
         }
 
     def devices(self, number: int) -> list[Any]:
-        """Stand-ins for so many of them, to be put into a mesh.
+        """Stand-ins for `number` devices, for use in a mesh.
 
         Raises:
-          ValueError: they are not wired in such a number.
+          ValueError: There is no topology with so many devices.
         """
-        from jax.experimental import topologies  # once the environment is set
+        from jax.experimental import topologies  # after the environment is set
 
         if self.platform == "cuda":
             text = description_text(self.name, self.description)
@@ -71,14 +71,14 @@ class Target:
             return list(topology.devices)
         wired = [size for size in self.topologies if size >= number]
         if not wired:
-            raise ValueError(f"{number} devices: at most {max(self.topologies)} are known of")
+            raise ValueError(f"must be at most {max(self.topologies)} for {self.name}")
         layout = self.topologies[min(wired)]
         topology = topologies.get_topology_desc(platform="tpu", topology_name=layout)
         return list(topology.devices)[:number]
 
 
 def description_text(name: str, fields: dict[str, Any]) -> str:
-    """A GPU's target configuration in the text format of protocol buffers."""
+    """XLA's target configuration of a GPU, as protocol buffer text."""
     info = " ".join(f"{field}: {value}" for field, value in fields.items() if field != "major")
     return (
         f"gpu_device_info {{ {info} cuda_compute_capability {{ major: {fields['major']} }} }} "

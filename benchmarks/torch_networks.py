@@ -1,9 +1,9 @@
-"""The article's networks, and those that it compares with, in PyTorch, from their descriptions.
+"""PyTorch versions of the article's networks and of those that it compares with.
 
-The yardstick for correctness (`tests/helpers/parity.py`) and for speed (`benchmarks/compare.py`).
-They share no code with `googlenet_jax`, the table of widths included, and their modules carry the
-names of the code that they stand for: the article's, torchvision's, the CIFAR zoo's. Images are
-NCHW and initial weights PyTorch's defaults.
+They are the reference for correctness (`tests/helpers/parity.py`) and for speed
+(`benchmarks/compare.py`), written from descriptions. They share no code with `googlenet_jax`, not
+even the table of widths. Their modules have the names used in the originals: the article's,
+torchvision's and the CIFAR zoo's. Images are NCHW, initial weights PyTorch's defaults.
 """
 
 import torch
@@ -25,17 +25,17 @@ TABLE = {
 
 
 def scaled(channels: int, width: float) -> int:
-    """A channel count under a width multiplier."""
+    """A number of channels times the width multiplier, at least 1."""
     return max(1, round(channels * width))
 
 
 def scaled_table(width: float) -> dict[str, list[int]]:
-    """The paper's table under a width multiplier."""
+    """The paper's table times the width multiplier."""
     return {block: [scaled(n, width) for n in row] for block, row in TABLE.items()}
 
 
 class Unit(nn.Module):
-    """Convolution, BatchNorm or none, ReLU."""
+    """Convolution, optional BatchNorm, ReLU."""
 
     def __init__(self, in_channels, out_channels, size, stride=1, *, bn=True, bias=True, eps=1e-5):
         super().__init__()
@@ -44,13 +44,13 @@ class Unit(nn.Module):
             self.bn = nn.BatchNorm2d(out_channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The unit's response."""
+        """The activations."""
         x = self.conv(x)
         return functional.relu(self.bn(x) if hasattr(self, "bn") else x)
 
 
 class Inception(nn.Module):
-    """The paper's block, of the article's and of torchvision's modules."""
+    """The paper's Inception block, with the module names of the article and torchvision."""
 
     def __init__(self, in_channels, widths, five, **options):
         super().__init__()
@@ -97,18 +97,19 @@ class GoogLeNet(nn.Module):
     """The paper's network and the article's variants; in training, (logits, aux1, aux2).
 
     Args:
-      classes: of the logits.
-      width: factor on all channels.
-      stem: size of conv1's kernel; 7 has a stride of 2.
-      reduce: a 1x1 convolution before conv2.
-      pools: numbers of the max pools that there are.
-      pool4: window of maxpool4.
-      five: size of the "5x5" convolutions.
-      head_side: of the auxiliary heads' pooled images; 0: no heads.
-      dropout: of the classifier and of the heads.
-      adaptive: pooling of the heads.
-      torchvision: its names: conv2 is the reduction, conv3 what the paper calls conv2.
-      **options: of `Unit`.
+      classes: Number of classes.
+      width: Factor on all numbers of channels.
+      in_channels: Channels of the images.
+      stem: Size of conv1's kernel; 7 has a stride of 2.
+      reduce: Whether there is a 1x1 convolution before conv2.
+      pools: Numbers of the max pools to keep.
+      pool4: Size of maxpool4's window.
+      five: Kernel size of the "5x5" convolutions.
+      head_side: Side of the auxiliary heads' pooled images; 0: no heads.
+      dropout: Dropout rates of the classifier and of the heads.
+      adaptive: Whether the heads pool adaptively.
+      torchvision: Whether to use its names: conv2 is the reduction, conv3 the paper's conv2.
+      **options: Options of `Unit`.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class GoogLeNet(nn.Module):
         return functional.max_pool2d(x, window, stride=2, ceil_mode=True)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Logits; in training, a tuple of them and the heads'."""
+        """Logits; in training, a tuple of the logits and those of the heads."""
         heads = []
         x = self._pool(1, self.conv1(x))
         for name in self.stem:
@@ -173,7 +174,7 @@ class GoogLeNet(nn.Module):
 
 
 class ZooInception(nn.Module):
-    """The CIFAR zoo's block: flat sequences, and two 3x3 convolutions for the 5x5."""
+    """The CIFAR zoo's block: flat sequences, with two 3x3 convolutions in place of the 5x5."""
 
     def __init__(self, in_channels, widths):
         super().__init__()
@@ -225,7 +226,7 @@ class ZooGoogLeNet(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """A pre-activation bottleneck whose shortcut, if it is no identity, sees the activation."""
+    """A pre-activation bottleneck; a shortcut with a convolution starts from the activation."""
 
     def __init__(self, in_channels, out_channels, middle, stride):
         super().__init__()
@@ -248,7 +249,7 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """He et al. (2016) for CIFAR, of depth 9 n + 2."""
+    """The pre-activation ResNet of He et al. (2016) for CIFAR; its depth is 9 n + 2."""
 
     def __init__(self, classes=10, width=1.0, depth=164, in_channels=3):
         super().__init__()

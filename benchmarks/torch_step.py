@@ -16,14 +16,14 @@ def steps(
     autocast: bool = False,
     compiled: bool = False,
 ) -> Callable[[int], None]:
-    """Training steps or inference on a batch of random images that is ready.
+    """A function that takes training or inference steps on a prepared batch of random images.
 
     Args:
-      batch_size: images a step.
-      training: whether a step trains, by the article's recipe.
-      channels_last: the layout; else NCHW, as the article wrote it.
-      autocast: products in bfloat16.
-      compiled: by `torch.compile`; else eager.
+      batch_size: Images per step.
+      training: Whether a step trains (by the article's recipe) or only infers.
+      channels_last: Whether the layout is channels_last; else NCHW, as in the article.
+      autocast: Whether products are computed in bfloat16.
+      compiled: Whether to use `torch.compile`; else eager.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = torch.channels_last if channels_last else torch.contiguous_format

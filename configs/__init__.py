@@ -1,1 +1,1 @@
-"""The shipped configs: one `get_config()` a file, which states what differs from the defaults."""
+"""The shipped configs. Each file's `get_config()` states what differs from the defaults."""

@@ -1,13 +1,15 @@
-"""A demonstration that needs no download: scikit-learn's 1,797 handwritten digits, 8x8 pixels.
+"""A demonstration without a download: scikit-learn's 1,797 handwritten digits of 8x8 pixels.
 
-python -m train.main --config configs/digits.py
+    python -m train.main --config configs/digits.py
+
+The test accuracy after 40 epochs is 98.97 % (mean of 3 seeds, two CPU cores; docs/results.md).
 """
 
 from googlenet_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """A quarter of the width; zeros as padding and no mirror, which would make another digit."""
+    """A quarter of the width, zero padding; no mirror, which would make another digit."""
     return Config(
         model=ModelConfig(width_multiplier=0.25),
         data=DataConfig(name="digits", pad=1, pad_mode="zeros", flip=False),

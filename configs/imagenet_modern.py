@@ -1,12 +1,12 @@
-"""GoogLeNet on ImageNet at 224x224 by today's habits: BatchNorm, cosine, label smoothing.
+"""GoogLeNet on ImageNet at 224x224 with a modern recipe: BatchNorm, cosine, label smoothing.
 
     python -m train.main --config configs/imagenet_modern.py --config.data.path=tensorflow_datasets
 
-The paper's trunk (`configs/imagenet.py`) without its auxiliary heads, which BatchNorm makes
-superfluous. SGD 0.1 for a batch of 256, after five epochs of warm-up (Goyal et al., "Accurate,
-Large Minibatch SGD", 2017); a cosine to zero over 90 epochs, step by step; label smoothing 0.1
-(Szegedy et al., 2016); weight decay 1e-4; dropout 0.2 as torchvision's GoogLeNet has it; bfloat16.
-Not run yet, and there is no published figure of this recipe; torchvision's weights, converted from
+The paper's network (`configs/imagenet.py`) without its auxiliary heads, which BatchNorm makes
+superfluous. SGD 0.1 for a batch size of 256, after five epochs of warm-up (Goyal et al., "Accurate,
+Large Minibatch SGD", 2017); a cosine to zero over 90 epochs, updated at each step; label smoothing
+0.1 (Szegedy et al., 2016); weight decay 1e-4; dropout 0.2 as in torchvision's GoogLeNet; bfloat16.
+Not run yet, and no published figure exists for this recipe. Torchvision's weights, converted from
 TensorFlow's, reach 69.78 % top-1.
 """
 
@@ -15,7 +15,7 @@ from googlenet_jax.config import Config, OptimizerConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """The paper's trunk and data, another recipe."""
+    """The paper's network and data with another recipe."""
     config = imagenet.get_config()
     config.model.batch_norm = True
     config.model.conv_bias = False

@@ -1,7 +1,7 @@
-"""What can go wrong by the user's hand, and what can go wrong in a run.
+"""The errors that this project raises, and how they become one line.
 
-The programs turn the first into one line and exit status 2, the second into one line and exit
-status 1. Everything else is a defect of this project and keeps its traceback.
+A program prints a `UserError` as one line and exits with status 2, a `TrainingError` as one line
+with status 1. Any other exception is a bug in this project and keeps its traceback.
 """
 
 import contextlib
@@ -17,26 +17,26 @@ class UserError(ValueError):
 
 
 class ConfigError(UserError):
-    """A config field whose value is not allowed; the message names field, value and range."""
+    """A setting whose value is not allowed; the message names the setting, value and range."""
 
 
 class DataError(UserError):
-    """Data that is missing, foreign, truncated or not what it claims to be."""
+    """Data that is missing, truncated, of another format or not what it claims to be."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is absent, damaged or of another run."""
+    """A checkpoint that is missing, damaged or from another run."""
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot go on, for example because its loss is no longer finite."""
+    """A run that cannot go on, for example because its loss is not finite."""
 
 
 def printable(text: object) -> str:
-    """The text, with each character that a terminal would not show as one escaped.
+    """The text with its unprintable characters escaped.
 
-    Names in files, archives and folders are anybody's: a newline would forge a line of output, an
-    escape sequence would reach the terminal, and a right-to-left mark would turn the line around.
+    Names in files, archives and folders are not to be trusted: a newline could forge a line of
+    output, an escape sequence could control the terminal, a right-to-left mark could reverse it.
     """
     return "".join(
         c
@@ -47,9 +47,9 @@ def printable(text: object) -> str:
 
 
 def one_line(error: object) -> str:
-    """What an error says, in one `printable` line of at most `MAX_LINE` characters.
+    """An error's message as one `printable` line of at most `MAX_LINE` characters.
 
-    Values of any length stand in errors; of a longer line the beginning and the end are left.
+    A message may quote a value of any length: a longer line keeps its beginning and its end.
     """
     line = printable(" ".join(str(error).split()))
     if len(line) <= MAX_LINE:
@@ -60,12 +60,12 @@ def one_line(error: object) -> str:
 
 @contextlib.contextmanager
 def no_logging() -> Iterator[None]:
-    """Mutes the pages that libraries log about what they then raise: the error says it all."""
+    """Mutes logging inside the block, for libraries that log at length what they then raise."""
     logging.disable(logging.CRITICAL)
     try:
         yield
     except BaseException:
-        gc.collect()  # asyncio complains of a failed task when it is collected
+        gc.collect()  # while logging is off: asyncio logs a failed task when it is collected
         raise
     finally:
         logging.disable(logging.NOTSET)

@@ -1,8 +1,8 @@
-"""Working directories in object stores, gs:// and s3://, through etils' epath and fsspec.
+"""Files on this machine and in object stores (gs:// and s3://), through etils' epath and fsspec.
 
-A store keeps whole objects and promises little else: nothing is appended to, renamed or locked.
-So an object is there whole or not at all, and a folder of many has one that is written last and
-deleted first: without it, the others count for nothing.
+An object store has no appending, renaming or locking, but an object is either complete or absent.
+So a folder of several objects has one that is written last and deleted first; without that one, the
+folder counts as absent.
 """
 
 import contextlib
@@ -20,47 +20,47 @@ from etils import epath
 from googlenet_jax.errors import CheckpointError, TrainingError, UserError, no_logging
 
 WorkdirPath: TypeAlias = Path | epath.Path
-"""A folder or file of this machine, or of a store."""
+"""A folder or file on this machine or in an object store."""
 
 PACKAGES = {"gs://": "gcsfs", "s3://": "s3fs"}
-MAX_JSON_BYTES = 2**26  # far more than the history of any run
+MAX_JSON_BYTES = 2**26  # far more than any run's history needs
 
 
 def parse(text: str) -> WorkdirPath:
-    """The path that a text names."""
+    """The path for a text; gs:// and s3:// are object stores."""
     return epath.Path(text) if text.startswith(tuple(PACKAGES)) else Path(text)
 
 
 def check(folder: WorkdirPath) -> None:
-    """Makes sure that the store of a folder answers; a folder of this machine has none.
+    """Checks that the folder's object store can be reached; does nothing for a local folder.
 
     Raises:
-      UserError: the path is neither a store's nor this machine's, a package is not installed, or
-        the store refuses, such as for want of credentials.
+      UserError: The path is malformed (such as gs:/bucket), a package is not installed, or the
+        store refuses access, for example without credentials.
     """
     if isinstance(folder, Path):
         if str(folder).startswith(tuple(scheme.rstrip("/") for scheme in PACKAGES)):
-            raise UserError(f"{folder}: a store's path begins with {' or '.join(PACKAGES)}")
+            raise UserError(f"{folder}: a store's path must begin with {' or '.join(PACKAGES)}")
         return
     with told(UserError, folder, "cannot be reached"), contextlib.suppress(FileNotFoundError):
         files, key = open_store(folder)
-        # Any object will do; of the bucket itself a user may not be allowed to know anything.
+        # Ask for an object, not the bucket: a user may lack permission to inspect the bucket.
         files.info(f"{key}/config.json")
 
 
 def read(path: WorkdirPath, max_bytes: int) -> bytes:
-    """The content of a regular file, or of an object.
+    """The content of a regular file (links are followed) or of an object.
 
     Args:
-      path: of it; links are followed.
-      max_bytes: the most that it may hold, which is checked before memory is taken.
+      path: The file or object.
+      max_bytes: The largest size allowed; checked before memory is allocated.
 
     Raises:
-      OSError: it cannot be read, is larger, or is a folder, pipe, socket or device, from which a
-        read might never come back.
+      OSError: It cannot be read, is too large, or is a folder, pipe, socket or device, on which a
+        read might block for ever.
     """
     if not isinstance(path, Path):
-        size, content = path.stat().length, path.read_bytes
+        size = path.stat().length
     else:
         try:
             status = path.stat()
@@ -68,28 +68,20 @@ def read(path: WorkdirPath, max_bytes: int) -> bytes:
             raise OSError(errno.EINVAL, str(error), str(path)) from error
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "is not a regular file", str(path))
-        size, content = status.st_size, path.read_bytes
+        size = status.st_size
     if size > max_bytes:
         raise OSError(errno.EFBIG, f"is larger than {max_bytes:,} bytes", str(path))
-    return content()
+    return path.read_bytes()
 
 
 def read_json(path: WorkdirPath) -> Any:
-    """The value that a JSON file of at most `MAX_JSON_BYTES` holds.
+    """The value in a JSON file of at most `MAX_JSON_BYTES`.
 
     Raises:
-      OSError: see `read`.
-      ValueError: it is not JSON, or nested too deeply.
+      OSError: See `read`.
+      ValueError: It is not JSON, is nested too deeply, or has a name twice in one object.
     """
-    return parse_json(read(path, MAX_JSON_BYTES))
-
-
-def parse_json(content: bytes) -> Any:
-    """The value that JSON text holds.
-
-    Raises:
-      ValueError: it is not JSON, nested too deeply, or names something twice.
-    """
+    content = read(path, MAX_JSON_BYTES)
     try:
         return json.loads(content, object_pairs_hook=_without_repetition)
     except RecursionError as error:
@@ -98,26 +90,26 @@ def parse_json(content: bytes) -> Any:
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
-    if len(values) < len(pairs):  # the reader takes the last one, and people see the first
+    if len(values) < len(pairs):  # json would keep the last one, while a person may read the first
         raise ValueError("it has a name twice")
     return values
 
 
 def write(path: WorkdirPath, content: bytes) -> None:
-    """Writes a file or an object, which at any moment is the old one or the whole new one.
+    """Writes a file or an object atomically: a reader sees the old content or all of the new.
 
     Raises:
-      OSError: this machine does not take it.
-      TrainingError: the store does not take it.
+      OSError: The file cannot be written.
+      TrainingError: The object cannot be written.
     """
     if isinstance(path, Path):
         temporary = path.with_name(f".{path.name}.tmp")
         try:
-            temporary.unlink(missing_ok=True)  # it may be a pipe, or a link to somebody's file
+            temporary.unlink(missing_ok=True)  # it may be a pipe, or a link to another file
             with temporary.open("xb") as file:
                 file.write(content)
             temporary.replace(path)
-        except OSError as error:  # one of a full disk names no file
+        except OSError as error:  # the error of a full disk does not name the file
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise OSError(error.errno, error.strerror, str(path)) from error
@@ -130,22 +122,22 @@ def write(path: WorkdirPath, content: bytes) -> None:
 
 
 def write_json(path: WorkdirPath, value: Any) -> None:
-    """Writes a JSON file for people to read too; see `write`."""
+    """Writes a value as indented JSON; see `write`."""
     write(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def listing(folder: WorkdirPath) -> dict[str, Any]:
-    """Something that changes whenever anything is written or deleted in a folder.
+    """A value that changes whenever anything in the folder is written or deleted.
 
     Raises:
-      CheckpointError: its store does not answer.
+      CheckpointError: The store cannot be read.
     """
     if not isinstance(folder, Path):
         with told(CheckpointError, folder, "cannot be read"):
             files, key = open_store(folder)
             return {name: found["size"] for name, found in files.find(key, detail=True).items()}
     found = {}
-    for parent, _, names in os.walk(folder):  # what vanishes meanwhile is left out
+    for parent, _, names in os.walk(folder):  # entries that vanish meanwhile are skipped
         for path in (parent, *(os.path.join(parent, name) for name in names)):
             with contextlib.suppress(FileNotFoundError):
                 status = os.lstat(path)
@@ -154,17 +146,23 @@ def listing(folder: WorkdirPath) -> dict[str, Any]:
 
 
 def open_store(folder: epath.Path) -> tuple[Any, str]:
-    """The store of a folder, and the folder's key in it."""
-    import fsspec  # not needed on this machine alone, and it takes a while
+    """The fsspec file system of a folder's store, and the folder's key in it."""
+    import fsspec  # slow to import, and not needed for local files
 
-    # What it remembered of a folder would hide what other processes have done there since.
+    # A cached listing would hide what other processes have written since.
     return fsspec.url_to_fs(str(folder), use_listings_cache=False)
 
 
 @contextlib.contextmanager
 def told(kind: type[Exception], path: epath.Path, what: str) -> Iterator[None]:
-    """Makes one line of what the stores' libraries raise and log, which is almost anything."""
-    # Only in the main thread, as that would mute what others have to say.
+    """Turns whatever a store's library raises into one line, and mutes what it logs.
+
+    Args:
+      kind: The exception to raise instead.
+      path: The folder or object, for the message.
+      what: What failed, for the message, such as "cannot be read".
+    """
+    # Logging is muted from the main thread only, because it would mute the other threads too.
     is_main = threading.current_thread() is threading.main_thread()
     try:
         with no_logging() if is_main else contextlib.nullcontext():

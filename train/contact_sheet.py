@@ -66,7 +66,7 @@ def contact_sheet(config: "Config") -> "Image":
         cut = np.stack([shown] * COLUMNS)
     augmented = augmentation(config.data)
     keys = jax.random.split(jax.random.key(config.seed), COLUMNS)
-    changed = (augmented(key, jnp.asarray(each)) for key, each in zip(keys, cut, strict=True))
+    changed = (augmented(key, jnp.asarray(each), None) for key, each in zip(keys, cut, strict=True))
     columns = [shown, *map(np.asarray, changed)]
     scale = 1 if isinstance(dataset, data.Stream) else SCALE
     cells = np.stack(columns, axis=1).repeat(scale, axis=2).repeat(scale, axis=3)

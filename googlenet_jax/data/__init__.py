@@ -1,4 +1,15 @@
-"""Data sets: uint8 arrays that fit on the device, or streams of pictures."""
+"""Data sets: whole in memory as uint8 arrays, or streamed as pictures decoded on demand.
+
+Entry point: `sources.load` returns a `Dataset` (in memory) or a `Stream` for a `DataConfig`.
+
+- `sources`: finds the data that a config names and loads it.
+- `dataset`: `Dataset`, its arrays and splits; `epoch_order`, the order of an in-memory epoch.
+- `stream`: `Stream`; its `training_batches` sets the order and the crops of a streamed epoch.
+- `pictures`: turns JPEG, PNG and other files of any size into pixels of one size.
+- `encoded`: turns the PNG or JPEG images of a small data set into pixels, and caches them.
+- `cifar`, `batch_pickle`, `parquet`, `tfds_source`, `digits`, `folder`: one storage format each.
+- `augment`, `preprocess`: stored pixels to network input, on the device.
+"""
 
 from googlenet_jax.data.dataset import Arrays, Dataset, DatasetInfo, Split, epoch_order
 from googlenet_jax.data.sources import describe, load

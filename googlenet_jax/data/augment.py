@@ -1,4 +1,4 @@
-"""From stored pixels to a network's input: pure, keyed, batched functions on the device."""
+"""Stored pixels to network input: pure functions on batches, run on the device."""
 
 from collections.abc import Sequence
 
@@ -14,18 +14,18 @@ Pixels = UInt8[Array, "batch height width channels"]
 def normalize(
     images: Num[Array, "batch height width channels"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Array, "batch height width channels"]:
-    """Scales pixels of 0..255 to 0..1, then each channel by its mean and standard deviation."""
+    """Scales pixels from 0..255 to 0..1, then subtracts `mean` and divides by `std` per channel."""
     scaled = images.astype(jnp.float32) / 255
     return (scaled - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)
 
 
 def crop(images: Pixels, offsets: Int[Array, "batch 2"], pad: int, mode: str) -> Pixels:
-    """Pads each image by `pad` pixels and cuts its own size out again at (row, column).
+    """Pads each image on all sides and crops it back to its original size.
 
     Args:
-      images: pixels, NHWC.
-      offsets: of each image's cut, 0 to 2 * pad.
-      pad: pixels on each side.
+      images: Pixels, NHWC.
+      offsets: Row and column of each crop's corner in the padded image, 0 to 2 * pad.
+      pad: Pixels added on each side.
       mode: "reflect" (the border pixel is not repeated) or "zeros" (black).
     """
     widths = ((0, 0), (pad, pad), (pad, pad), (0, 0))

@@ -1,8 +1,8 @@
-"""Reads the pickled batches of CIFAR's Python archives without running a pickle's code.
+"""Reads the pickled batches of CIFAR's Python archives without running code from the pickle.
 
-A pickle may name any function and call it. This reader knows only the opcodes of a pickle of
-protocol 2, resolves no name, and understands just the calls that a batch holds: NumPy's for
-an array, and those for bytes that Python 3 wrote.
+A pickle can name any function and have it called. This reader accepts only opcodes of protocol 2
+and never imports a name. It knows the few calls that a batch needs: those with which NumPy
+rebuilds an array, and those with which Python 3 pickles bytes.
 """
 
 import dataclasses
@@ -23,14 +23,14 @@ class BatchError(ValueError):
 
 @dataclasses.dataclass
 class _Name:
-    """A global that the pickle names: only a name."""
+    """A global that the pickle names. It is never imported."""
 
     text: str
 
 
 @dataclasses.dataclass
 class _Object:
-    """What a call of NumPy would have made: an array or a dtype."""
+    """Stands for an array or a dtype that NumPy would have built."""
 
     name: str
     arguments: tuple[Any, ...]
@@ -50,16 +50,16 @@ _OPCODES = [
 _ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 
 
-# The C implementation has no table of opcodes, and sets aside memory for whatever memo index a
-# pickle asks for.
+# The implementation in Python, because the one in C has no table of opcodes to restrict, and
+# allocates memory for any memo index that a pickle asks for.
 class _Reader(pickle._Unpickler):
-    """Makes dicts, lists, tuples, numbers, strings and `_Object`s."""
+    """Builds dicts, lists, tuples, numbers, strings and `_Object`s."""
 
     stack: list[Any]
 
     def __init__(self, content: bytes):
         super().__init__(io.BytesIO(content), encoding="bytes")
-        self._may_encode = len(content)  # a text that is named again would be copied again
+        self._may_encode = len(content)  # bounds the memory: each encoding copies a text
 
     def find_class(self, module: str, name: str) -> Any:
         return _Name(f"{module}.{name}")
@@ -68,14 +68,14 @@ class _Reader(pickle._Unpickler):
         arguments = self.stack.pop()
         name = self.stack[-1]
         if not isinstance(name, _Name) or not isinstance(arguments, tuple):
-            raise BatchError("it calls what is no function")
+            raise BatchError("it calls something other than a function")
         if name.text == "_codecs.encode":
             text, encoding = arguments
             if encoding not in ("latin1", b"latin1"):
-                raise BatchError("it has text in another encoding than latin1")
+                raise BatchError("it has text that is not encoded as latin1")
             self._may_encode -= len(text)
             if self._may_encode < 0:
-                raise BatchError("it has more text than there is in the file")
+                raise BatchError("it encodes more text than the file holds")
             self.stack[-1] = text.encode("latin1")
         elif name.text == "__builtin__.bytes" and not arguments:
             self.stack[-1] = b""
@@ -87,22 +87,21 @@ class _Reader(pickle._Unpickler):
     def build(self) -> None:
         state = self.stack.pop()
         if not isinstance(self.stack[-1], _Object):
-            raise BatchError("it gives a state to what is no array")
+            raise BatchError("it sets the state of something other than an array")
         self.stack[-1].state = state
 
     def set_item(self) -> None:
         self._check_keys(self.stack[-2:-1])
-        super().load_setitem()  # type: ignore[misc]  # typeshed does not know it
+        super().load_setitem()  # type: ignore[misc]  # missing in typeshed
 
     def set_items(self) -> None:
         self._check_keys(self.stack[::2])
         super().load_setitems()  # type: ignore[misc]
 
     def _check_keys(self, keys: list[Any]) -> None:
-        # Tuples that hold the same tuples, again and again, are small and take for ever to hash
-        # or to print.
+        # A small pickle can nest tuples so that hashing or printing one takes forever.
         if not all(isinstance(key, str | bytes) for key in keys):
-            raise BatchError("it has names that are no text")
+            raise BatchError("it has keys that are not strings")
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **{code: pickle._Unpickler.dispatch[code] for code in _OPCODES},
@@ -116,15 +115,15 @@ class _Reader(pickle._Unpickler):
 def read(
     content: bytes, label_key: bytes, pixels: int
 ) -> tuple[UInt8[np.ndarray, "examples pixels"], Int[np.ndarray, " examples"]]:
-    """The images, a row each, and their labels.
+    """Returns the pixels, one row per image, and the labels.
 
     Args:
-      content: of the file.
+      content: The content of the file.
       label_key: "labels" in CIFAR-10, "fine_labels" in CIFAR-100.
-      pixels: bytes of a row.
+      pixels: Bytes per image.
 
     Raises:
-      BatchError: it is no batch, or calls what no batch needs.
+      BatchError: It is not a batch, or calls a function that no batch needs.
     """
     try:
         batch = _Reader(content).load()
@@ -135,14 +134,14 @@ def read(
         is_sound = array.name in _ARRAYS and is_bytes and not by_column and version == 1
     except BatchError:
         raise
-    except Exception as error:  # any opcode on any stack: there is no end of what may be raised
+    except Exception as error:  # an opcode on the wrong stack raises almost anything
         raise BatchError(f"{type(error).__name__}: {error}"[:100]) from error
     if not is_sound or not isinstance(raw, bytes):
-        raise BatchError("its pixels are no array of bytes")
+        raise BatchError("its pixels are not an array of uint8")
     if not isinstance(labels, list) or shape != (len(labels), pixels):
-        raise BatchError(f"it has pixels of shape other than (labels, {pixels})")
+        raise BatchError(f"its pixels do not have the shape (number of labels, {pixels})")
     if len(raw) != len(labels) * pixels or not labels:
         raise BatchError(f"it has {len(raw)} bytes of pixels for {len(labels)} labels")
     if not all(type(label) is int and 0 <= label < MAX_LABEL for label in labels):
-        raise BatchError("its labels are not small whole numbers")
+        raise BatchError(f"its labels are not integers from 0 to {MAX_LABEL - 1}")
     return np.frombuffer(raw, np.uint8).reshape(-1, pixels), np.array(labels, np.int32)

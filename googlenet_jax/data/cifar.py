@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, "Learning Multiple Layers of Features", 2009).
 
-Read from the binary or the Python archive, or from a folder into which either was unpacked. An
-archive is read as a stream and never unpacked: a member is used by its name alone, and no more
-of it is read than the format can hold.
+Reads the binary or the Python archive, or a folder into which either was unpacked. An archive is
+read as a stream and never unpacked to disk. Of a member's path only the last part is used, and
+sizes are checked against the most that the format allows.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from googlenet_jax.data import batch_pickle
 from googlenet_jax.data.dataset import Arrays, DatasetInfo, Split
 from googlenet_jax.errors import DataError
 
-PLANES = (3, 32, 32)  # of a stored image: red, green and blue
+PLANES = (3, 32, 32)  # a stored image: red, green and blue planes
 PIXELS = 3 * 32 * 32
-MARGIN = 1 << 20  # bytes beside the batches: headers, padding, a list of class names
+MARGIN = 1 << 20  # bytes beyond the batches: headers, padding, a list of class names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Format:
     """How a CIFAR set is stored.
 
     Attributes:
-      info: what a network must know of it.
-      batches: names of the files of each split; ".bin" follows in the binary form.
-      counts: images of each split.
-      label_bytes: before the pixels in a binary record; the last one is the class.
-      label_key: of the classes in a pickled batch.
-      archives: name and sha256 of the binary and of the Python archive. The binary ones are
-        those of tensorflow_datasets 4.9.10, the Python ones those of Keras.
+      info: What a network needs to know about the images.
+      batches: File names of each split; the binary archive appends ".bin".
+      counts: Number of images in each split.
+      label_bytes: Bytes before the pixels in a binary record; the last one is the class.
+      label_key: Key of the classes in a pickled batch.
+      archives: Name and sha256 of the binary and of the Python archive. The sums of the binary
+        archives are from tensorflow_datasets 4.9.10, those of the Python archives from Keras.
     """
 
     info: DatasetInfo
@@ -47,11 +47,11 @@ class Format:
 
     @property
     def record_bytes(self) -> int:
-        """The size of a binary record."""
+        """The size of one image in the binary archive, with its labels."""
         return self.label_bytes + PIXELS
 
     def limit(self, batch: str) -> int:
-        """The number of images that a file can hold."""
+        """The number of images in a complete file of the set."""
         split = next(split for split, names in self.batches.items() if batch in names)
         return self.counts[split] // len(self.batches[split])
 
@@ -65,7 +65,7 @@ CIFAR10 = Format(
         ),
         image_shape=(32, 32, 3),
         mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2023, 0.1994, 0.2010),  # the article's: the mean of the images' own deviations
+        std=(0.2023, 0.1994, 0.2010),  # the article's: mean of the deviations of single images
     ),
     batches={
         Split.TRAIN: tuple(f"data_batch_{i}" for i in range(1, 6)),
@@ -84,7 +84,7 @@ CIFAR10 = Format(
     },
 )
 
-# In alphabetical order, as its labels are. The means and deviations are per pixel.
+# The labels number the classes in alphabetical order. Mean and std below are over all pixels.
 _CIFAR100_CLASSES = """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
     butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
@@ -117,40 +117,44 @@ CIFAR100 = Format(
     },
 )
 
-
 FORMATS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
 def read(form: Format, source: Path) -> dict[Split, Arrays]:
-    """The images and classes in an archive, or in the folder into which one was unpacked.
+    """Reads the images and labels from an archive, or from a folder with its unpacked files.
 
     Raises:
-      DataError: it is not what it should be.
+      DataError: A file is missing, damaged or not in CIFAR's format.
     """
     files = read_files(form, source)
     return {split: _decode_split(form, split, files, source) for split in form.batches}
 
 
 def read_files(form: Format, source: Path) -> dict[str, bytes]:
-    """The contents of the batch files of an archive or a folder, by name.
+    """The contents of the batch files in an archive or a folder, by file name.
 
     Raises:
-      DataError: it cannot be read, or is larger than the format can be.
+      DataError: A file cannot be read, or is larger than the format allows.
     """
     try:
-        return _read_folder(form, source) if source.is_dir() else _read_archive(form, source)
+        if not source.is_dir():
+            return _read_archive(form, source)
+        paths = stored_files(form, source)
+        for path in paths:
+            _check_size(form, source, path.name, path.stat().st_size)
+        return {path.name: path.read_bytes() for path in paths}
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         kind = "folder" if source.is_dir() else "gzipped tar archive"
         raise DataError(f"{source}: not a readable {kind}: {error}") from error
 
 
 def check(form: Format, splits: dict[Split, Arrays], source: Path) -> None:
-    """Checks the counts of images and, of a complete split, the balance of its classes.
+    """Checks the number of images and, in a complete split, the balance of the classes.
 
-    The labels are within the classes already.
+    The labels must already be in range; see `dataset.check_labels`.
 
     Raises:
-      DataError: says which split, what was expected and what was found.
+      DataError: A split has too many images or none, or a complete one is not balanced.
     """
     for split, arrays in splits.items():
         where, classes = f"{source}: the {split} split", form.info.num_classes
@@ -159,7 +163,7 @@ def check(form: Format, splits: dict[Split, Arrays], source: Path) -> None:
                 f"{where} has {len(arrays.labels)} images; expected {form.counts[split]}"
             )
         counts = np.bincount(arrays.labels, minlength=classes)
-        # A complete split has equally many images of each class, as CIFAR's authors state.
+        # CIFAR's authors state that a complete split has equally many images of each class.
         if counts.sum() == form.counts[split] and counts.min() != counts.max():
             label = int(np.argmin(counts))
             raise DataError(
@@ -171,7 +175,7 @@ def check(form: Format, splits: dict[Split, Arrays], source: Path) -> None:
 def binary_records(
     form: Format, split: Split, files: dict[str, bytes]
 ) -> Iterator[tuple[UInt8[np.ndarray, " labels"], UInt8[np.ndarray, "height width channels"]]]:
-    """Yields all labels and the image of each binary record of a split."""
+    """Yields the labels and the image of each binary record of a split."""
     for batch in form.batches[split]:
         for record in _records(form, files[f"{batch}.bin"]):
             planes = record[form.label_bytes :].reshape(PLANES)
@@ -183,7 +187,7 @@ def _records(form: Format, content: bytes) -> UInt8[np.ndarray, "examples bytes"
 
 
 def _file_names(form: Format) -> list[str]:
-    """The names of the batch files, in the binary and in the Python form."""
+    """The names of the batch files, of the binary and of the Python archive."""
     batches = [batch for names in form.batches.values() for batch in names]
     return [*(f"{batch}.bin" for batch in batches), *batches]
 
@@ -192,50 +196,41 @@ def _size_limit(form: Format, name: str) -> int:
     images = form.limit(name.removesuffix(".bin"))
     if name.endswith(".bin"):
         return images * form.record_bytes
-    # A pickled batch has a label and a file name beside the pixels, some 3,105 bytes an image.
-    # Written by Python 3 it holds the pixels as UTF-8, up to two bytes each.
+    # A pickled batch also holds a label and a file name per image: about 3,105 bytes an image.
+    # A batch pickled by Python 3 holds the pixels as UTF-8, up to two bytes each.
     return images * (2 * PIXELS + 128) + 4096
 
 
 def stored_files(form: Format, folder: Path) -> list[Path]:
-    """The batch files in a folder, or in the one folder below it that the archives make."""
+    """The batch files in a folder, or in the subfolder that unpacking an archive creates."""
     for place in [folder, *sorted(folder.glob("cifar-10*"))]:
         if found := [path for name in _file_names(form) if (path := place / name).is_file()]:
             return found
     return []
 
 
-def _read_folder(form: Format, folder: Path) -> dict[str, bytes]:
-    """The contents of the batch files, by name."""
-    paths = stored_files(form, folder)
-    for path in paths:
-        _check_size(form, folder, path.name, path.stat().st_size)
-    return {path.name: path.read_bytes() for path in paths}
-
-
 class _Bounded(gzip.GzipFile):
-    """A gzip stream that ends with an error where no archive of its format goes on."""
+    """A gzip stream that raises an error once it has unpacked more than `max_bytes`."""
 
-    def __init__(self, archive: Path, bound: int):
+    def __init__(self, archive: Path, max_bytes: int):
         super().__init__(archive)
-        self._archive, self._left = archive, bound
+        self._archive, self._left = archive, max_bytes
 
     def read(self, size: int | None = -1) -> bytes:
         content = super().read(size)
         self._left -= len(content)
         if self._left < 0:
-            raise DataError(f"{self._archive}: unpacks to more than the format can hold")
+            raise DataError(f"{self._archive}: unpacks to more bytes than the format allows")
         return content
 
 
 def _read_archive(form: Format, archive: Path) -> dict[str, bytes]:
-    """The contents of the batch files, by name."""
     files: dict[str, bytes] = {}
     names = _file_names(form)
-    bound = sum(_size_limit(form, name) for name in names) + MARGIN
-    # Through gzip, which verifies its checksum at the end; tarfile's own stream does not.
+    max_bytes = sum(_size_limit(form, name) for name in names) + MARGIN
+    # GzipFile verifies the checksum at the end of the file; tarfile's own gzip stream does not.
     with (
-        _Bounded(archive, bound) as stream,
+        _Bounded(archive, max_bytes) as stream,
         tarfile.open(fileobj=stream, mode="r|", bufsize=MARGIN) as tar,
     ):
         for member in tar:
@@ -244,7 +239,7 @@ def _read_archive(form: Format, archive: Path) -> dict[str, bytes]:
                 _check_size(form, archive, name, member.size)
                 files[name] = tar.extractfile(member).read()  # type: ignore[union-attr]
         if len(stream.read(MARGIN)) == MARGIN:
-            raise DataError(f"{archive}: goes on behind the end of its tar archive")
+            raise DataError(f"{archive}: has data after the end of its tar archive")
     return files
 
 
@@ -259,22 +254,19 @@ def _check_size(form: Format, source: Path, name: str, size: int) -> None:
 
 
 def _decode_split(form: Format, split: Split, files: dict[str, bytes], source: Path) -> Arrays:
-    """The images and classes of a split, from whichever form is there."""
     batches = [_decode(form, batch, files, source) for batch in form.batches[split]]
     labels = np.concatenate([labels for _, labels in batches])
+    planes = [rows.reshape(-1, *PLANES) for rows, _ in batches]
     images = np.empty((len(labels), *form.info.image_shape), np.uint8)
-    start = 0
-    for rows, _ in batches:  # in place: a whole set is 184 MB
-        planes = rows.reshape(-1, *PLANES)
-        images[start : start + len(rows)] = planes.transpose(0, 2, 3, 1)
-        start += len(rows)
+    # Straight into `images`, without a copy in between: a whole set is 184 MB.
+    np.concatenate([each.transpose(0, 2, 3, 1) for each in planes], out=images)
     return Arrays(images, labels)
 
 
 def _decode(
     form: Format, batch: str, files: dict[str, bytes], source: Path
 ) -> tuple[UInt8[np.ndarray, "examples pixels"], Int[np.ndarray, " examples"]]:
-    """The stored rows of pixels and the classes of one batch."""
+    """The pixels and labels of one batch; each row holds the planes of one image."""
     if content := files.get(f"{batch}.bin"):
         records = _records(form, content)
         rows = records[:, form.label_bytes :]
@@ -283,9 +275,9 @@ def _decode(
         try:
             rows, labels = batch_pickle.read(content, form.label_key, PIXELS)
         except batch_pickle.BatchError as error:
-            raise DataError(f"{source}: {batch} is no CIFAR batch: {error}") from error
+            raise DataError(f"{source}: {batch} is not a CIFAR batch: {error}") from error
     else:
-        raise DataError(f"{source}: lacks {batch}.bin (or {batch}, in the Python form)")
+        raise DataError(f"{source}: lacks {batch}.bin (or {batch}, as in the Python archive)")
     if len(labels) > form.limit(batch):
         raise DataError(
             f"{source}: {batch} has {len(labels)} images; expected up to {form.limit(batch)}"

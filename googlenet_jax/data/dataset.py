@@ -1,4 +1,4 @@
-"""What a source delivers, and what is made of it: splits, and the order of an epoch."""
+"""Data sets in memory: images and labels by split, and the order of an epoch."""
 
 import dataclasses
 import enum
@@ -20,14 +20,35 @@ from googlenet_jax import parallel
 from googlenet_jax.data import pictures
 from googlenet_jax.errors import DataError
 
-MAX_STORED_BYTES = 2**32  # of a data set that is to lie whole on a device
+MAX_STORED_BYTES = 2**32  # of a data set that has to fit on a device
 
 
-@typing.no_type_check  # JAX also builds it of shapes and other stand-ins for arrays
+@runtime_checkable
+class HasSplits(Protocol):
+    """A `Dataset` or a `Stream`."""
+
+    @property
+    def splits(self) -> Mapping["Split", Sized]:
+        """The examples of each split."""
+
+
+class Split(enum.StrEnum):
+    """A part of a data set."""
+
+    TRAIN = "train"
+    VALID = "valid"
+    TEST = "test"
+
+    def num_examples(self, dataset: HasSplits) -> int:
+        """The number of images in this split of `dataset`; 0 if it has no such split."""
+        return len(dataset.splits[self]) if self in dataset.splits else 0
+
+
+@typing.no_type_check  # JAX also builds it from shapes and other stand-ins for arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """Images and their labels, on the host or, each image as a row of pixels, on devices."""
+    """Images and their labels: on the host NHWC, on devices one row of pixels per image."""
 
     images: UInt8[Array | np.ndarray, "examples ..."]
     labels: Int[Array | np.ndarray, " examples"]
@@ -41,16 +62,16 @@ class Arrays:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What a network must know of the images that it was trained on; saved with its weights.
+    """What a network needs to know about its images. It is saved with the weights.
 
     Attributes:
-      name: of the data set.
-      class_names: by label.
+      name: The data set's name.
+      class_names: Names in the order of the labels.
       image_shape: (height, width, channels).
-      mean: of each channel, of pixels scaled to 0..1.
-      std: of each channel.
-      center_crop: of a picture's shorter side, the share that the central square keeps which is
-        evaluated; 0: the whole picture.
+      mean: Mean of each channel, for pixels scaled to 0..1.
+      std: Standard deviation of each channel, for pixels scaled to 0..1.
+      center_crop: In evaluation, the side of the central square that is kept, as a fraction of
+        the picture's shorter side; 0 keeps the whole picture.
     """
 
     name: str
@@ -66,11 +87,11 @@ class DatasetInfo:
         return len(self.class_names)
 
     def read(self, file: Path | bytes) -> UInt8[np.ndarray, "height width channels"]:
-        """A picture as the network is evaluated on it; see `pictures.read`."""
+        """The pixels of a picture, resized and cropped for evaluation; see `pictures.read`."""
         return pictures.read(file, self.image_shape, self.center_crop)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON has them: lists for tuples."""
+        """The fields as JSON values; tuples become lists."""
         values = dataclasses.asdict(self)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
@@ -79,13 +100,13 @@ class DatasetInfo:
         """The inverse of `to_dict`.
 
         Raises:
-          ValueError: it describes no images and classes.
+          ValueError: A field is missing, unknown or has a value that is not allowed.
         """
         try:
             tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
             info = cls(**tuples)  # type: ignore[arg-type]
             numbers = [*info.image_shape, *info.mean, *info.std, info.center_crop]
-            is_one = (
+            is_valid = (
                 info.class_names
                 and all(isinstance(text, str) for text in (info.name, *info.class_names))
                 and all(type(each) in (int, float) and math.isfinite(each) for each in numbers)
@@ -95,33 +116,31 @@ class DatasetInfo:
                 and min(info.std) > 0
             )
         except (AttributeError, TypeError, OverflowError) as error:
-            raise ValueError(f"describes no images and classes: {error}") from error
-        if not is_one:
-            raise ValueError(f"dataset={values}: describes no images and classes")
+            raise ValueError(f"does not describe images and classes: {error}") from error
+        if not is_valid:
+            raise ValueError(f"dataset={values}: does not describe images and classes")
         return info
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set: its description, its images by split, and where they came from.
+    """A data set in memory.
 
     Attributes:
-      info: what a network must know of it.
-      splits: "train" and "test", and "valid" where some training images were set apart.
-      provenance: source, sha256 and whether that is the official one, for summary.json.
+      info: What a network needs to know about the images.
+      splits: "train" and "test", and "valid" if training images were set apart.
+      provenance: Source, sha256 and whether that is the official one, for summary.json.
     """
 
     info: DatasetInfo
-    splits: dict["Split", Arrays]
+    splits: dict[Split, Arrays]
     provenance: dict[str, Any]
 
     def with_validation(self, num_examples: int, seed: int) -> Self:
-        """Sets `num_examples` training images apart, equally many of each class.
-
-        Where the classes do not divide the number, the first ones give one image more.
+        """Moves `num_examples` training images to a validation split; see `choose`.
 
         Raises:
-          DataError: a class has too few images.
+          DataError: A class has too few images.
         """
         train, names = self.splits[Split.TRAIN], self.info.class_names
         is_valid = choose(train.labels, names, num_examples, seed, "data.valid_examples")
@@ -132,7 +151,7 @@ class Dataset:
         """Averages each square of `factor` x `factor` pixels into one, rounded.
 
         Raises:
-          DataError: the squares do not fill the images.
+          DataError: `factor` does not divide the images' height and width.
         """
         height, width, channels = self.info.image_shape
         if height % factor or width % factor:
@@ -154,43 +173,22 @@ class Dataset:
         info = dataclasses.replace(self.info, image_shape=shape)
         return dataclasses.replace(self, info=info, splits=splits)
 
-    def batches(self, split: "Split", batch_size: int) -> Generator[Arrays]:
-        """Yields the images of a split in their order; the last batch may be smaller."""
+    def batches(self, split: Split, batch_size: int) -> Generator[Arrays]:
+        """Yields the images of a split in stored order; the last batch may be smaller."""
         for start in range(0, len(self.splits[split]), batch_size):
             yield self.splits[split][start : start + batch_size]
 
     def on_devices(self, mesh: Mesh | None) -> Self:
-        """The same data set with its arrays on every device of a mesh, or on the first device.
+        """Copies the arrays to every device of a mesh, or to the first device if it is None.
 
-        Each image is a row there. A TPU keeps arrays in tiles, and programs would begin with a
-        copy of all images into tiles that a batch can be gathered from.
+        Each image becomes one row of pixels. A TPU stores arrays in tiles, and with NHWC images
+        each program would first copy all of them into tiles from which it can gather a batch.
         """
         rows = {
             split: Arrays(arrays.images.reshape(len(arrays), -1), arrays.labels)
             for split, arrays in self.splits.items()
         }
         return dataclasses.replace(self, splits=parallel.replicate(rows, mesh))
-
-
-@runtime_checkable
-class Divided(Protocol):
-    """A data set that is read in whatever way."""
-
-    @property
-    def splits(self) -> Mapping["Split", Sized]:
-        """Its examples."""
-
-
-class Split(enum.StrEnum):
-    """A part of a data set."""
-
-    TRAIN = "train"
-    VALID = "valid"
-    TEST = "test"
-
-    def num_examples(self, dataset: "Divided") -> int:
-        """How many images this split of `dataset` has; 0 where there is no such split."""
-        return len(dataset.splits[self]) if self in dataset.splits else 0
 
 
 def choose(
@@ -200,22 +198,16 @@ def choose(
     seed: int,
     field: str,
 ) -> Bool[np.ndarray, " examples"]:
-    """Which examples are set apart: `num_examples`, equally many of each class.
+    """Chooses `num_examples` at random, equally many of each class, and returns a mask of them.
 
-    Where the classes do not divide the number, the first ones give one example more.
-
-    Args:
-      labels: of all examples.
-      class_names: by label.
-      num_examples: to choose.
-      seed: of the choice.
-      field: of the config that asked for it, for the error.
+    If the number of classes does not divide `num_examples`, the first classes give one more. The
+    same seed chooses the same examples. `field` is the config's field, for the error message.
 
     Raises:
-      DataError: a class has too few images.
+      DataError: A class has too few images.
     """
     rng = np.random.default_rng(seed)
-    chosen: list[np.ndarray] = []
+    is_chosen = np.zeros(len(labels), bool)
     for label, name in enumerate(class_names):
         share = (num_examples + len(class_names) - 1 - label) // len(class_names)
         members = np.flatnonzero(labels == label)
@@ -224,22 +216,21 @@ def choose(
                 f"{field}={num_examples}: takes {share} images of class {name!r}, which has "
                 f"{len(members)}"
             )
-        chosen.append(rng.permutation(members)[:share])
-    is_chosen = np.zeros(len(labels), bool)
-    is_chosen[np.concatenate(chosen)] = True
+        is_chosen[rng.permutation(members)[:share]] = True
     return is_chosen
 
 
 def epoch_order(key: PRNGKeyArray, epoch: int, num_examples: int) -> Int[Array, " examples"]:
-    """The order of the training examples in an epoch: a function of the key and its number."""
+    """The order of the training examples in an epoch; it depends only on key and epoch number."""
     return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
 
 
 def digest(paths: Sequence[Path]) -> str:
-    """The sha256 of files, one after the other.
+    """The sha256 of the concatenated files.
 
     Raises:
-      OSError: one cannot be read, is no regular file, or all are larger than `MAX_STORED_BYTES`.
+      OSError: A file cannot be read or is not a regular file, or together they are larger than
+        `MAX_STORED_BYTES`.
     """
     total, left = hashlib.sha256(), MAX_STORED_BYTES
     for path in paths:
@@ -250,16 +241,15 @@ def digest(paths: Sequence[Path]) -> str:
         if left < 0:
             raise OSError(errno.EFBIG, f"larger than {MAX_STORED_BYTES:,} bytes", str(path))
         with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                total.update(chunk)
+            hashlib.file_digest(file, lambda: total)  # updates `total`
     return total.hexdigest()
 
 
 def check_labels(info: DatasetInfo, splits: dict[Split, Arrays], source: str) -> None:
-    """Checks what no source may get wrong: that each label is a class.
+    """Checks that every label belongs to a class.
 
     Raises:
-      DataError: says which split, what was expected and what was found.
+      DataError: A label is out of range.
     """
     for split, arrays in splits.items():
         wrong = arrays.labels[(arrays.labels < 0) | (arrays.labels >= info.num_classes)]
@@ -271,15 +261,17 @@ def check_labels(info: DatasetInfo, splits: dict[Split, Arrays], source: str) ->
 
 
 def check_sum(source: str, found: str, official: Sequence[str], unofficial: bool) -> dict[str, Any]:
-    """The provenance of data whose sha256 is `found`.
+    """Checks the sha256 of data against the official ones, and returns the data's provenance.
 
     Raises:
-      DataError: it is none of the official sums, and that was not allowed.
+      DataError: `found` is not one of them, and `unofficial` is false.
     """
     if found not in official and not unofficial:
-        published = f"the official one is {' or '.join(official)}" if official else "none is known"
+        expected = f"the official one is {' or '.join(official)}"
+        if not official:
+            expected = "no official one is known"
         raise DataError(
-            f"{source}: sha256 is {found}, {published}; to use it all the same, pass "
+            f"{source}: sha256 is {found}, {expected}; to use the data anyway, pass "
             "--config.data.unofficial=True"
         )
     return {"source": source, "sha256": found, "official": found in official}

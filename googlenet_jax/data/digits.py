@@ -1,7 +1,7 @@
-"""Scikit-learn's handwritten digits: 1,797 scans of 8x8 pixels that every install carries.
+"""Scikit-learn's handwritten digits: 1,797 images of 8x8 pixels, installed with the package.
 
-From the UCI "Optical Recognition of Handwritten Digits" set (Alpaydin and Kaynak, 1998); the
-images are counts of 0 to 16 dark pixels in 4x4 cells.
+From the UCI "Optical Recognition of Handwritten Digits" set (Alpaydin and Kaynak, 1998). Each
+pixel is the number of dark pixels, 0 to 16, in a 4x4 cell of the original scan.
 """
 
 import hashlib
@@ -15,24 +15,23 @@ INFO = DatasetInfo(
     name="digits",
     class_names=tuple("0123456789"),
     image_shape=(8, 8, 1),
-    mean=(0.3052,),  # of the 1,442 training images, per pixel
+    mean=(0.3052,),  # over all pixels of the 1,442 training images
     std=(0.3760,),
 )
 
-
 SHA256 = "ed5d0ee6d5a61b611d6cad96c6bd69386d32550c51b259a59996b65ad132fa6c"
-"""Of the pixels and labels that `load` makes, with scikit-learn 1.9."""
+"""The sum of the pixels and labels that `load` makes with scikit-learn 1.9."""
 
 
 def load(path: str, unofficial: bool) -> Dataset:
-    """Every fifth image of each class is a test image, the others are training images.
+    """The digits; every fifth image of each class is for testing, the others for training.
 
     Raises:
-      DataError: a path was given, or the installed scikit-learn carries other images.
+      DataError: A path was given, or the installed scikit-learn has other images.
     """
     if path:
-        raise DataError(f"data.path={path!r}: the digits are embedded and take no path")
-    from sklearn.datasets import load_digits  # here, since the other sets do without
+        raise DataError(f"data.path={path!r}: digits come with scikit-learn and take no path")
+    from sklearn.datasets import load_digits  # slow to import, and no other set needs it
 
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]

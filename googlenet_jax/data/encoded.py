@@ -1,4 +1,4 @@
-"""Images that a source holds as PNG or JPEG: decoded once, then kept in the user's cache folder."""
+"""Decodes the PNG or JPEG images of a small data set, and caches the pixels in the user's home."""
 
 import contextlib
 import errno
@@ -19,16 +19,16 @@ from googlenet_jax.errors import DataError
 def decode(
     images: Sequence[bytes], shape: tuple[int, int, int], source: str, first: int = 0
 ) -> UInt8[np.ndarray, "examples height width channels"]:
-    """The pixels of encoded images of one shape, (height, width, channels).
+    """Decodes images that all have the same shape.
 
     Args:
-      images: PNG or JPEG files.
-      shape: of each.
-      source: where they come from, for an error's message.
-      first: the number of the first of them there, for the same.
+      images: Contents of PNG or JPEG files.
+      shape: (height, width, channels) of each image.
+      source: Where they come from, for the error message.
+      first: The number of `images[0]` in the source, for the error message.
 
     Raises:
-      DataError: one of them is no image of that shape.
+      DataError: An image cannot be decoded or has another shape.
     """
     height, width, channels = shape
     pixels = np.empty((len(images), *shape), np.uint8)
@@ -37,7 +37,7 @@ def decode(
     def fill(index: int) -> None:
         try:
             with pictures.open_image(images[index], ("PNG", "JPEG")) as image:
-                found = (image.mode, *image.size)  # from the header: nothing is unpacked yet
+                found = (image.mode, *image.size)  # read from the header, before decoding
                 if found == (mode, width, height):
                     pixels[index] = np.asarray(image).reshape(shape)
                     return
@@ -57,10 +57,10 @@ def decode(
 
 
 def cache_folder() -> Path:
-    """Where a user's programs keep what they can make again.
+    """This project's folder in the user's cache folder.
 
     Raises:
-      OSError: the user has no home, as in many containers.
+      OSError: The user has no home directory, as in many containers.
     """
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "googlenet_jax"
@@ -69,10 +69,10 @@ def cache_folder() -> Path:
 
 
 def cached(key: str, make: Callable[[], dict[Split, Arrays]]) -> tuple[dict[Split, Arrays], str]:
-    """The arrays that `make` made before for this key, or makes now; and where they are kept.
+    """Returns the arrays cached under `key`, and a description of the cache file.
 
-    The file is verified (by the checksums of the zip format); a damaged one is made anew. A
-    cache that cannot be written is done without, and the reason stands in place of the file.
+    If they are not cached, or the file is damaged (the zip format has checksums), `make` makes
+    them and they are cached. If they cannot be cached, the description gives the reason.
     """
     try:
         path = cache_folder() / f"{key}.npz"
@@ -80,29 +80,32 @@ def cached(key: str, make: Callable[[], dict[Split, Arrays]]) -> tuple[dict[Spli
         return make(), f"none ({error.strerror})"
     try:
         with np.load(path) as stored:
-            return {
+            splits = {
                 split: Arrays(stored[f"{split}_images"], stored[f"{split}_labels"])
                 for split in (Split.TRAIN, Split.TEST)
-            }, _describe(path)
+            }
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         splits = make()
+        try:
+            _write(path, splits)
+        except OSError as error:
+            return splits, f"none ({error})"
+    return splits, f"{path} ({path.stat().st_size / 1e6:.0f} MB)"
+
+
+def _write(path: Path, splits: dict[Split, Arrays]) -> None:
     named = {
         f"{split}_{part}": getattr(arrays, part)
         for split, arrays in splits.items()
         for part in ("images", "labels")
     }
-    temporary = path.with_name(f"{key}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             np.savez(file, **named)
         temporary.replace(path)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        return splits, f"none ({error})"
-    return splits, _describe(path)
-
-
-def _describe(path: Path) -> str:
-    return f"{path} ({path.stat().st_size / 1e6:.0f} MB)"
+        raise

@@ -1,4 +1,7 @@
-"""A folder of pictures, with a folder for each class."""
+"""Data sets stored as a folder of pictures, with a subfolder for each class.
+
+`find` lists the files; they are decoded later, by `stream.Stream`.
+"""
 
 import collections
 import dataclasses
@@ -17,7 +20,7 @@ from googlenet_jax.data.stream import Picture
 from googlenet_jax.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-MAX_LIST_BYTES = 2**24  # of a file that lists classes
+MAX_LIST_BYTES = 2**24  # of a file that lists the classes
 SPLITS = {
     "train": Split.TRAIN,
     "val": Split.VALID,
@@ -25,17 +28,17 @@ SPLITS = {
     "validation": Split.VALID,
     "test": Split.TEST,
 }
-"""What the folders of splits are called; without "test", the validation one is tested on."""
+"""Names of split folders. Without a "test" folder, the validation folder becomes the test split."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderPictures:
-    """Pictures in files.
+    """The picture files of a split.
 
     Attributes:
-      root: the folder.
-      names: of the files, below it.
-      labels: of their classes.
+      root: The folder of the split.
+      names: Paths of the files, relative to `root`.
+      labels: Class number of each file.
     """
 
     root: Path
@@ -54,25 +57,26 @@ class FolderPictures:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
     def select(self, chosen: Bool[np.ndarray, " examples"]) -> "FolderPictures":
-        """Those of a true `chosen`."""
+        """The pictures for which `chosen` is true."""
         indices = np.flatnonzero(chosen)
         names = [self.names[index] for index in indices.tolist()]
         return FolderPictures(self.root, names, self.labels[indices])
 
 
 def read_classes(path: Path, folders: Sequence[str]) -> dict[str, str]:
-    """The classes that a file lists: the names of their folders, and what they are called.
+    """Reads the classes that a file lists, as a dict from folder name to class name.
 
-    A line for each class, in the order of the labels: the folder's name and, if it is called
-    otherwise, a space and that. Of two that are called the same (ImageNet has two cranes), each
-    gets its folder's name behind that.
+    The file has one line per class, in the order of the labels: the folder's name and, if the
+    class is named differently, a space and the class name. If two classes share a name (ImageNet
+    has two cranes), the folder's name is appended to both.
 
     Args:
-      path: of the file.
-      folders: that there are, whose names may have spaces as well.
+      path: The file.
+      folders: Names of the existing folders. A line that equals one of them is not split at its
+        first space.
 
     Raises:
-      DataError: it cannot be read, or names a class twice or none.
+      DataError: The file cannot be read, lists no class, or lists one twice.
     """
     try:
         text = fileio.read(path, MAX_LIST_BYTES).decode()
@@ -80,29 +84,32 @@ def read_classes(path: Path, folders: Sequence[str]) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise DataError(f"data.classes={str(path)!r}: cannot be read: {error}") from error
     pairs = [(line, "") if line in folders else line.partition(" ")[::2] for line in lines]
-    classes = {folder: called.strip() or folder for folder, called in pairs}
+    classes = {folder: name.strip() or folder for folder, name in pairs}
     if not classes or len(classes) < len(lines):
-        raise DataError(f"data.classes={str(path)!r}: names no class, or one of them twice")
-    times = collections.Counter(classes.values())
+        raise DataError(f"data.classes={str(path)!r}: lists no class, or one class twice")
+    count = collections.Counter(classes.values())
     return {
-        folder: called if times[called] == 1 else f"{called} ({folder})"
-        for folder, called in classes.items()
+        folder: name if count[name] == 1 else f"{name} ({folder})"
+        for folder, name in classes.items()
     }
 
 
 def find(
-    root: Path, classes_file: Path | None, is_tested_apart: bool
+    root: Path, classes_file: Path | None, test_from_train: bool
 ) -> tuple[tuple[str, ...], dict[Split, FolderPictures]]:
-    """The names of the classes, and the pictures of each split: first of each class, and so on.
+    """Returns the class names, and the pictures of each split.
+
+    A split starts with the first picture of each class, then come the second ones, and so on.
 
     Args:
-      root: holds folders of classes, or folders of splits that do.
-      classes_file: see `read_classes`; None: the training folders, sorted.
-      is_tested_apart: whether test images will be taken of the others, so that a validation folder
-        is not what is tested on.
+      root: Holds class folders, or split folders with class folders.
+      classes_file: See `read_classes`; None for the names of the training folders, sorted.
+      test_from_train: Whether test images will be taken from the training images. If so, a
+        validation folder stays the validation split even without a test folder.
 
     Raises:
-      DataError: it holds no such folders, one of no class, or no pictures to train a class on.
+      DataError: There are no such folders, one of them is not a class, or a class has no training
+        pictures.
     """
     try:
         places: dict[Split, Path] = {}
@@ -111,16 +118,15 @@ def find(
                 raise DataError(f"{root}: has two folders of {SPLITS[name]} images")
         places = places or {Split.TRAIN: root}
         if Split.TRAIN not in places:
-            raise DataError(f"{root}: has folders of splits, but none called train")
-        if Split.VALID in places and Split.TEST not in places and not is_tested_apart:
+            raise DataError(f"{root}: has split folders, but none called train")
+        if Split.VALID in places and Split.TEST not in places and not test_from_train:
             places[Split.TEST] = places.pop(Split.VALID)
         folders = _subfolders(places[Split.TRAIN])
+        classes = {name: name for name in folders}
         if classes_file:
             classes = read_classes(classes_file, folders)
-        else:
-            classes = {name: name for name in folders}
         if not classes:
-            raise DataError(f"{places[Split.TRAIN]}: holds no folders of classes")
+            raise DataError(f"{places[Split.TRAIN]}: holds no class folders")
         found = {
             split: _pictures(folder, list(classes), split is Split.TRAIN)
             for split, folder in places.items()
@@ -135,9 +141,9 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _pictures(folder: Path, classes: list[str], is_training: bool) -> FolderPictures:
-    strangers = sorted(set(_subfolders(folder)) - set(classes))
-    if strangers:
-        raise DataError(f"{folder / strangers[0]}: its name is none of the {len(classes)} classes")
+    unknown = sorted(set(_subfolders(folder)) - set(classes))
+    if unknown:
+        raise DataError(f"{folder / unknown[0]}: its name is not one of the {len(classes)} classes")
     names = [
         [os.path.relpath(path, folder) for path in _files(folder / name, set())]
         if (folder / name).is_dir()
@@ -147,7 +153,7 @@ def _pictures(folder: Path, classes: list[str], is_training: bool) -> FolderPict
     for name, of_class in zip(classes, names, strict=True):
         if (is_training and not of_class) or not any(names):
             raise DataError(f"{folder / name}: holds no pictures ({', '.join(SUFFIXES)})")
-    # First of each class, second of each, ...: so the first N are of all classes.
+    # The first of each class, then the second of each, ...: so the first N cover all classes.
     order = sorted(
         (rank, label) for label, of_class in enumerate(names) for rank in range(len(of_class))
     )
@@ -156,7 +162,7 @@ def _pictures(folder: Path, classes: list[str], is_training: bool) -> FolderPict
 
 
 def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[str]:
-    """The pictures in and below a folder, in order; links are followed, but not in circles."""
+    """Yields the pictures in and below a folder, sorted; follows links, but not in circles."""
     status = folder.stat()
     if (status.st_dev, status.st_ino) in seen:
         return
@@ -172,7 +178,7 @@ def digest(splits: dict[Split, FolderPictures]) -> str:
     """The sha256 of the names, sizes and classes of all files.
 
     Raises:
-      DataError: a file cannot be looked at.
+      DataError: The size of a file cannot be read.
     """
     total = hashlib.sha256()
     try:

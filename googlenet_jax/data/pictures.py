@@ -1,4 +1,8 @@
-"""Picture files of any size, as a network's images; the only place that opens pictures."""
+"""Turns picture files of any size into pixels of one size.
+
+This is the only module that opens picture files: `read` for evaluation, `read_random_crop` for
+training.
+"""
 
 import io
 from collections.abc import Callable
@@ -11,30 +15,30 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from googlenet_jax import fileio
 from googlenet_jax.errors import DataError
 
-# Of the many formats that Pillow knows, some are handed to other programs: a PostScript file under
-# a picture's name would be run by Ghostscript.
+# Not all formats of Pillow, because it hands some of them to other programs: Ghostscript would run
+# a PostScript file, whatever its name.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_BYTES = 2**28  # of a file
-MAX_PIXELS = 2**26  # what is decoded takes 3 or 4 bytes each, before it is shrunk
+MAX_PIXELS = 2**26  # each takes 3 or 4 bytes once decoded, before the picture is resized
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
 
 
 def open_image(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """A picture of which nothing but the header has been read.
+    """Opens a picture by reading its header only; Pillow decodes the pixels when they are used.
 
     Args:
-      content: of its file.
-      formats: Pillow's names of those that it may have.
+      content: The content of the file.
+      formats: Pillow's names of the formats to accept.
 
     Raises:
-      DataError: it has another format, or more than `MAX_PIXELS`; says why.
+      DataError: It has another format, or more than `MAX_PIXELS`.
     """
     try:
         opened = Image.open(io.BytesIO(content), formats=formats)
     except UnidentifiedImageError as error:
-        raise DataError(f"is no picture of these formats: {', '.join(formats)}") from error
+        raise DataError(f"is not a picture of these formats: {', '.join(formats)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"is too large: {error}") from error
     if opened.width * opened.height > MAX_PIXELS:
@@ -47,21 +51,22 @@ def open_image(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Imag
 def read(
     file: Path | bytes, shape: tuple[int, int, int], center_crop: float
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """The picture, of an animation the first frame, resized to `shape`.
+    """The pixels of a picture, resized to `shape`; of an animation, the first frame.
 
-    It is turned as its EXIF orientation says, laid on white where it is transparent, converted
-    to gray or RGB, and then stretched to the height and width by bilinear interpolation that
-    averages over all pixels where it shrinks. A picture that has that size keeps its pixels.
+    The picture is rotated by its EXIF orientation, laid on white if it is transparent, and
+    converted to gray or RGB. Then it is stretched to the given height and width by bilinear
+    interpolation, which averages over all pixels when it shrinks. At its original size, a picture
+    keeps its pixels.
 
     Args:
-      file: in one of the `FORMATS`, or its content.
-      shape: (height, width, channels) with 1 or 3 channels.
-      center_crop: of the shorter side, the share that a central square keeps; 0: the whole
-        picture.
+      file: A file in one of the `FORMATS`, or its content.
+      shape: (height, width, channels) of the result, with 1 or 3 channels.
+      center_crop: Side of the central square to keep, as a fraction of the shorter side; 0 keeps
+        the whole picture.
 
     Raises:
-      DataError: it is no regular file, no picture, damaged, or larger than `MAX_BYTES` or
-        `MAX_PIXELS`; says why, without the file's name.
+      DataError: It is not a regular file, not a picture, damaged, or larger than `MAX_BYTES` or
+        `MAX_PIXELS`. The message does not name the file.
     """
 
     def box(width: int, height: int) -> Box:
@@ -74,20 +79,20 @@ def read(
 def read_random_crop(
     file: Path | bytes, shape: tuple[int, int, int], rng: np.random.Generator, min_area: float
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """A random part of the picture, stretched to `shape`; otherwise as `read`.
+    """The pixels of a random part of a picture, stretched to `shape`; otherwise like `read`.
 
     Szegedy et al., "Going Deeper with Convolutions" (2014), section 6: a patch of 8 % to 100 % of
-    the area, with an aspect ratio between 3/4 and 4/3. Both are drawn uniformly, the ratio's
-    logarithm, until the patch fits; after ten tries it is the largest central square.
+    the area, with an aspect ratio between 3/4 and 4/3. The area and the logarithm of the ratio are
+    drawn uniformly until the patch fits. After ten tries, the largest central square is used.
 
     Args:
-      file: see `read`.
-      shape: likewise.
-      rng: of the part.
-      min_area: the least share of the picture's area.
+      file: See `read`.
+      shape: See `read`.
+      rng: Draws the patch.
+      min_area: Smallest area of the patch, as a fraction of the picture's area.
 
     Raises:
-      DataError: see `read`.
+      DataError: See `read`.
     """
 
     def box(width: int, height: int) -> Box:
@@ -98,8 +103,7 @@ def read_random_crop(
             if 0 < w <= width and 0 < h <= height:
                 left, top = (int(rng.integers(n + 1)) for n in (width - w, height - h))
                 return left, top, left + w, top + h
-        side = min(width, height)
-        return _central(width, height, side)
+        return _central(width, height, min(width, height))
 
     return _read(file, shape, box)
 
@@ -112,7 +116,7 @@ def _central(width: int, height: int, side: float) -> Box:
 def _read(
     file: Path | bytes, shape: tuple[int, int, int], box_of: Callable[[int, int], Box]
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """The part of a picture that `box_of(width, height)` names, stretched to `shape`."""
+    """Decodes a picture and stretches the part `box_of(width, height)` to `shape`."""
     height, width, channels = shape
     try:
         content = file if isinstance(file, bytes) else fileio.read(file, MAX_BYTES)
@@ -129,9 +133,9 @@ def _read(
 
 def _convert(picture: Image.Image, mode: str) -> Image.Image:
     if picture.mode == "F" or picture.mode.startswith("I"):
-        # Pillow would clip at 255 what counts to 65,535, or to 1.
+        # Here white is 65,535, or 1 in floating point; Pillow would clip at 255 instead.
         white = 1 if picture.mode == "F" else 65535
-        with np.errstate(all="ignore"):  # not a number, or beyond all numbers
+        with np.errstate(all="ignore"):  # pixels may be NaN or infinite
             shares = np.nan_to_num(np.asarray(picture, np.float32) / white).clip(0, 1)
         picture = Image.fromarray(np.round(shares * 255).astype(np.uint8))
     if picture.has_transparency_data:

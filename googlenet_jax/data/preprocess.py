@@ -38,7 +38,7 @@ ForEvaluation = Callable[[Pixels], Images]
 def augmentation(config: DataConfig) -> Callable[[PRNGKeyArray, Array, Array | None], Array]:
     """The random change of pixels that a config describes: (key, images, mirrored) -> images."""
 
-    def change(key: PRNGKeyArray, images: Array, mirrored: Array | None = None) -> Array:
+    def change(key: PRNGKeyArray, images: Array, mirrored: Array | None) -> Array:
         return augment.augment(
             key,
             images,

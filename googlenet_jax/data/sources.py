@@ -1,11 +1,15 @@
-"""From a config to a data set, whatever form it is stored in."""
+"""Finds the data set that a config names and loads it, whatever its format.
+
+In memory, `_find_stored` locates the files and the module of their format decodes them. For a
+stream, `_split_folder` or `_split_records` only lists the pictures.
+"""
 
 import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,24 +28,31 @@ from googlenet_jax.data.dataset import (
 from googlenet_jax.data.stream import Pictures, Stream
 from googlenet_jax.errors import DataError
 
-# Of a stream: pixels are scaled to -1..1, as TF-Slim's and torchvision's GoogLeNet have them, and
-# the central 87.5 % (224 of 256 pixels) of the shorter side are evaluated, as torchvision does.
+# For streams. Pixels are scaled to -1..1, as in TF-Slim's and torchvision's GoogLeNet. Evaluation
+# sees the central 87.5 % (224 of 256 pixels) of the shorter side, as in torchvision.
 IMAGE_MEAN = IMAGE_STD = (0.5, 0.5, 0.5)
 CENTER_CROP = 0.875
 
+Listing: TypeAlias = tuple[tuple[str, ...], Mapping[Split, Pictures], dict[str, Any]]
+"""The class names, the pictures of each split, and the provenance of a stream."""
+
 
 def load(config: DataConfig, seed: int) -> Dataset | Stream:
-    """The data set that `config` describes, on the host, or a stream of it.
+    """Loads the data set that `config` describes into memory on the host, or opens a stream.
 
-    Args:
-      config: name, path and sizes.
-      seed: of the validation split, and of a stream.
+    The seed chooses the validation images; in a stream, also the order and the random crops.
 
     Raises:
-      DataError: it is absent, damaged, not official, or too small for what is asked of it.
+      DataError: The data is missing, damaged, not official, or has too few images.
     """
     if config.is_streamed:
-        return _load_stream(config, seed)
+        with _one_line_errors(config):
+            if config.name == "folder":
+                class_names, pictures, provenance = _split_folder(config, seed)
+            else:
+                class_names, pictures, provenance = _split_records(config)
+        info = _stream_info(config, class_names)
+        return Stream(info, pictures, provenance, seed, config.crop_area, config.workers)
     if config.name == "digits":
         dataset = digits.load(config.path, config.unofficial)
     else:
@@ -56,6 +67,34 @@ def load(config: DataConfig, seed: int) -> Dataset | Stream:
     return dataset
 
 
+def describe(config: DataConfig) -> DatasetInfo:
+    """What a network needs to know about a data set, without opening its images.
+
+    Raises:
+      DataError: Only the images themselves tell, or `data.downscale` does not divide their size.
+    """
+    if config.is_streamed and (config.name != "folder" or config.path):
+        with _one_line_errors(config):
+            if config.name == "folder":
+                class_names, _ = _find_folder(config)
+            else:
+                name = config.name.removeprefix("tfds:")
+                class_names = tfds_source.class_names(name, _tfds_folder(config))
+        return _stream_info(config, class_names)
+    if config.name == "folder" or config.name.startswith("tfds:"):
+        raise DataError(
+            f"data.name={config.name!r}: its image size and classes are not known before it is "
+            "read; for the same network on other images, pass --config.data.name=cifar10"
+        )
+    info = digits.INFO if config.name == "digits" else cifar.FORMATS[config.name].info
+    return Dataset(info, splits={}, provenance={}).downscaled(config.downscale).info
+
+
+def _stream_info(config: DataConfig, class_names: tuple[str, ...]) -> DatasetInfo:
+    shape = (config.crop_size, config.crop_size, 3)
+    return DatasetInfo(config.name, class_names, shape, IMAGE_MEAN, IMAGE_STD, CENTER_CROP)
+
+
 def _check_max_train_examples(config: DataConfig, size: int) -> None:
     if config.max_train_examples > size:
         raise DataError(
@@ -63,57 +102,43 @@ def _check_max_train_examples(config: DataConfig, size: int) -> None:
         )
 
 
-def _load_stream(config: DataConfig, seed: int) -> Stream:
-    find = _find_folder if config.name == "folder" else _find_records
-    with _told(config):
-        class_names, splits, provenance = find(config, seed)
-    info = _describe_stream(config, class_names)
-    return Stream(info, splits, provenance, seed, config.crop_area, config.workers)
+@contextlib.contextmanager
+def _one_line_errors(config: DataConfig) -> Iterator[None]:
+    """Turns errors of the file system into a `DataError` of one line."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+        raise DataError(f"data.path={config.path!r}: cannot be read: {error}") from error
 
 
-def _describe_stream(config: DataConfig, class_names: tuple[str, ...]) -> DatasetInfo:
-    return DatasetInfo(
-        name=config.name,
-        class_names=class_names,
-        image_shape=(config.crop_size, config.crop_size, 3),
-        mean=IMAGE_MEAN,
-        std=IMAGE_STD,
-        center_crop=CENTER_CROP,
-    )
-
-
-def _folder(
-    config: DataConfig,
-) -> tuple[tuple[str, ...], dict[Split, folder.FolderPictures]]:
-    """The classes and the pictures of a folder, as it is divided."""
+def _find_folder(config: DataConfig) -> tuple[tuple[str, ...], dict[Split, folder.FolderPictures]]:
+    """The class names and the pictures of a folder, in the splits that it has."""
     root = Path(config.path).expanduser()
     if not config.path or not root.is_dir():
         raise DataError(f"data.path={config.path!r}: must be a folder with a folder for each class")
     classes_file = Path(config.classes).expanduser() if config.classes else None
-    return folder.find(root, classes_file, is_tested_apart=bool(config.test_examples))
+    return folder.find(root, classes_file, test_from_train=bool(config.test_examples))
 
 
-def _find_folder(
-    config: DataConfig, seed: int
-) -> tuple[tuple[str, ...], Mapping[Split, Pictures], dict[str, Any]]:
-    class_names, splits = _folder(config)
+def _split_folder(config: DataConfig, seed: int) -> Listing:
+    class_names, splits = _find_folder(config)
     root = Path(config.path).expanduser()
     if Split.TEST not in splits and not config.test_examples:
         raise DataError(
             f"{root}: has no folder called test (or val); to set some images apart, pass "
             "--config.data.test_examples=N"
         )
-    # The test images are the same for every seed: else no two runs could be compared.
+    # Every seed gets the same test images, so that runs can be compared.
     for split, field, size, choice_seed in (
         (Split.TEST, "data.test_examples", config.test_examples, 0),
         (Split.VALID, "data.valid_examples", config.valid_examples, seed),
     ):
         if size:
             if split in splits:
-                raise DataError(f"{field}={size}: {root} has a folder of {split} images already")
+                raise DataError(f"{field}={size}: {root} already has a folder of {split} images")
             train = splits[Split.TRAIN]
-            is_apart = choose(train.labels, class_names, size, choice_seed, field)
-            splits |= {Split.TRAIN: train.select(~is_apart), split: train.select(is_apart)}
+            is_chosen = choose(train.labels, class_names, size, choice_seed, field)
+            splits |= {Split.TRAIN: train.select(~is_chosen), split: train.select(is_chosen)}
     train = splits[Split.TRAIN]
     if config.max_train_examples:
         _check_max_train_examples(config, len(train))
@@ -122,19 +147,16 @@ def _find_folder(
     return class_names, splits, {"source": str(root), "official": False, **provenance}
 
 
-def _find_records(
-    config: DataConfig, seed: int
-) -> tuple[tuple[str, ...], Mapping[Split, Pictures], dict[str, Any]]:
-    name = config.name.removeprefix("tfds:")
-    place = _tfds_folder(config)
+def _split_records(config: DataConfig) -> Listing:
+    name, place = config.name.removeprefix("tfds:"), _tfds_folder(config)
     prepared = tfds_source.find(name, place)
     if prepared is None:
         raise _not_prepared(name, place)
     class_names, splits = tfds_source.pictures(name, prepared)
     if config.valid_examples:
         raise DataError(
-            f"data.valid_examples={config.valid_examples}: {config.name} is read as a stream, "
-            "whose classes are not known beforehand"
+            f"data.valid_examples={config.valid_examples}: must be 0, because {config.name} is "
+            "streamed and the labels of its images are not known in advance"
         )
     if config.max_train_examples:
         train = splits[Split.TRAIN]
@@ -146,78 +168,8 @@ def _find_records(
     return class_names, splits, {"source": str(prepared), "official": False, **provenance}
 
 
-def describe(config: DataConfig) -> DatasetInfo:
-    """What a network must know of a data set, without opening its images.
-
-    Raises:
-      DataError: that stands in the images alone, or `data.downscale` does not fit them.
-    """
-    if config.is_streamed and (config.name != "folder" or config.path):
-        return _describe_stream(config, _class_names(config))
-    if config.name == "folder" or config.name.startswith("tfds:"):
-        raise DataError(
-            f"data.name={config.name!r}: its images and classes are known only once it is read; "
-            "for the same network on others, pass --config.data.name=cifar10"
-        )
-    info = digits.INFO if config.name == "digits" else cifar.FORMATS[config.name].info
-    return Dataset(info, splits={}, provenance={}).downscaled(config.downscale).info
-
-
-def _class_names(config: DataConfig) -> tuple[str, ...]:
-    """The classes of a stream, of which no image need be there."""
-    with _told(config):
-        if config.name == "folder":
-            return _folder(config)[0]
-        return tfds_source.class_names(config.name.removeprefix("tfds:"), _tfds_folder(config))
-
-
 def _tfds_folder(config: DataConfig) -> Path:
     return Path(config.path).expanduser() if config.path else tfds_source.data_dir()
-
-
-@contextlib.contextmanager
-def _told(config: DataConfig) -> Iterator[None]:
-    """Makes one line of what looking for the data raises."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # RuntimeError: a home directory that is not there
-        raise DataError(f"data.path={config.path!r}: cannot be read: {error}") from error
-
-
-class _Source(NamedTuple):
-    """A place where a set was found.
-
-    Attributes:
-      path: file or folder.
-      sha256: of the stored bytes, or of the archive that they are known to come from.
-      read: its images and classes.
-      describe: what a network must know of it.
-      is_encoded: its images are PNG or JPEG, and slow to read.
-    """
-
-    path: Path
-    sha256: str
-    read: Callable[[], dict[Split, Arrays]]
-    describe: Callable[[dict[Split, Arrays]], DatasetInfo]
-    is_encoded: bool
-
-
-def _load_stored(config: DataConfig) -> Dataset:
-    name = config.name.removeprefix("tfds:")
-    form = cifar.FORMATS.get(name)
-    with _told(config):
-        source = _find(name, form, config.path)
-    sums = [*form.archives.values()] if form else []
-    provenance = check_sum(str(source.path), source.sha256, sums, config.unofficial)
-    if source.is_encoded and config.cache:
-        splits, provenance["cache"] = encoded.cached(f"{name}-{source.sha256}", source.read)
-    else:
-        splits = source.read()
-    info = source.describe(splits)
-    check_labels(info, splits, str(source.path))
-    if form:
-        cifar.check(form, splits, source.path)
-    return Dataset(info, splits, provenance)
 
 
 def _not_prepared(name: str, folder: Path) -> DataError:
@@ -227,11 +179,46 @@ def _not_prepared(name: str, folder: Path) -> DataError:
     )
 
 
-def _find(name: str, form: cifar.Format | None, path: str) -> _Source:
-    """Where the set lies: at `path`, or in TFDS's usual folder, where it is put if need be."""
+class _Source(NamedTuple):
+    """Where a data set was found, and how to read it.
+
+    Attributes:
+      path: File or folder.
+      sha256: Of the stored bytes, or of the archive that they are known to come from.
+      is_encoded: Whether the images are PNG or JPEG, which are slow to read.
+      read: Returns the images and labels.
+    """
+
+    path: Path
+    sha256: str
+    is_encoded: bool
+    read: Callable[[], dict[Split, Arrays]]
+
+
+def _load_stored(config: DataConfig) -> Dataset:
+    """Reads a data set from files, through the cache if its images are encoded."""
+    name = config.name.removeprefix("tfds:")
+    form = cifar.FORMATS.get(name)
+    with _one_line_errors(config):
+        source = _find_stored(name, form, config.path)
+    sums = [*form.archives.values()] if form else []
+    provenance = check_sum(str(source.path), source.sha256, sums, config.unofficial)
+    if source.is_encoded and config.cache:
+        splits, provenance["cache"] = encoded.cached(f"{name}-{source.sha256}", source.read)
+    else:
+        splits = source.read()
+    info = form.info if form else tfds_source.describe(source.path, splits)
+    check_labels(info, splits, str(source.path))
+    if form:
+        cifar.check(form, splits, source.path)
+    return Dataset(info, splits, provenance)
+
+
+def _find_stored(name: str, form: cifar.Format | None, path: str) -> _Source:
+    """Finds the set at `path`; without a path, in TFDS's usual folder, or downloads it there."""
     archives = [*form.archives] if form else []
     if path:
-        if source := _at(name, form, Path(path).expanduser()):
+        if source := _find_at(name, form, Path(path).expanduser()):
             return source
         kinds = f"{' or '.join(archives)}, unpacked or not, parquet files, or " if form else ""
         raise DataError(
@@ -240,40 +227,25 @@ def _find(name: str, form: cifar.Format | None, path: str) -> _Source:
         )
     usual = tfds_source.data_dir()
     for place in (usual, *(usual / "downloads" / "manual" / archive for archive in archives)):
-        if source := _at(name, form, place):
+        if source := _find_at(name, form, place):
             return source
     if not form:
         raise _not_prepared(name, usual)
     tfds_source.check_network()
-    prepared = _at(name, form, tfds_source.prepare(form, usual))
+    prepared = _find_at(name, form, tfds_source.prepare(form, usual))
     assert prepared is not None
     return prepared
 
 
-def _at(name: str, form: cifar.Format | None, place: Path) -> _Source | None:
-    """The set in a file or folder, in whichever form; None where there is none."""
-    if form and place.is_file():
-        return _cifar(form, place, [place])
+def _find_at(name: str, form: cifar.Format | None, place: Path) -> _Source | None:
+    """The set in a file or folder, in any format; None if it is not there."""
     if folder := tfds_source.find(name, place):
-        found = digest(tfds_source.stored_files(folder))
-        return _Source(
-            folder,
-            tfds_source.archive_sum(folder, found) or found,
-            lambda: tfds_source.read(name, folder, form),
-            lambda splits: form.info if form else tfds_source.describe(folder, splits),
-            is_encoded=True,
-        )
+        records = digest(tfds_source.stored_files(folder))
+        sha256 = tfds_source.archive_sum(folder, records) or records
+        return _Source(folder, sha256, True, lambda: tfds_source.read(name, folder, form))
     if form and (files := parquet.files(place)):
-        found = digest([path for paths in files.values() for path in paths])
-        return _Source(
-            place, found, lambda: parquet.read(form, files), lambda _: form.info, is_encoded=True
-        )
-    if form and (stored := cifar.stored_files(form, place)):
-        return _cifar(form, place, stored)
+        sha256 = digest([path for paths in files.values() for path in paths])
+        return _Source(place, sha256, True, lambda: parquet.read(form, files))
+    if form and (paths := [place] if place.is_file() else cifar.stored_files(form, place)):
+        return _Source(place, digest(paths), False, lambda: cifar.read(form, place))
     return None
-
-
-def _cifar(form: cifar.Format, place: Path, files: list[Path]) -> _Source:
-    return _Source(
-        place, digest(files), lambda: cifar.read(form, place), lambda _: form.info, is_encoded=False
-    )

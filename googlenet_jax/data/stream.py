@@ -1,9 +1,9 @@
-"""Data sets that do not fit in memory: Grain decodes and cuts their pictures as they are needed.
+"""Data sets that do not fit in memory: Grain decodes and crops pictures while the network trains.
 
-An epoch is a shuffle of the whole set, without what does not fill a batch. Which pictures a batch
-has and how each is cut follow from the seed and the batch's number alone, whatever the number of
-threads, worker processes and hosts: each host decodes its own rows of every batch. So a run goes
-on from any step, and needs no saved iterator for it.
+An epoch is a random order of the whole training split; the rest that does not fill a batch is left
+out. The seed and the number of a batch alone determine its pictures and their crops, whatever the
+number of threads, worker processes and hosts: each host decodes its own rows of every batch. So a
+run can resume at any step without a saved iterator.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ from googlenet_jax.data.dataset import Arrays, DatasetInfo, Split
 from googlenet_jax.errors import DataError, TrainingError
 
 MAX_EPOCHS = 2**31  # more than any run has
-MAX_TRIES = 100  # to find a picture that stands in for a corrupt one
+MAX_TRIES = 100  # pictures to try in training if one cannot be decoded
 MAX_THREADS = 16
-BATCHES_AHEAD = 2  # that each worker process has ready
+BATCHES_AHEAD = 2  # batches that each worker process prepares in advance
 
 
 class Picture(NamedTuple):
     """One example as it is stored.
 
     Attributes:
-      content: of the file.
-      label: of its class.
-      name: for messages.
+      content: The content of the picture file.
+      label: Class number.
+      name: Names the picture in messages.
     """
 
     content: bytes
@@ -48,24 +48,24 @@ class Pictures(Protocol):
     """The pictures of a split, by number."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of pictures."""
 
     def __getitem__(self, index: int) -> Picture:
-        """One of them.
+        """Reads one picture.
 
         Raises:
-          DataError: it cannot be read; with its name.
+          DataError: It cannot be read; the message names it.
         """
 
 
 class Batch(NamedTuple):
-    """Some rows of a batch.
+    """Rows of a batch.
 
     Attributes:
-      images: decoded and cut.
-      labels: their classes.
-      counts: false where a row has no picture of its own: it only fills the batch up.
-      corrupt: the number of the picture that should be in this row, if it cannot be read; else -1.
+      images: Decoded and cropped pictures.
+      labels: Class numbers.
+      counts: False for a row without a picture, which only fills up the batch.
+      corrupt: The number of the picture that belongs in this row but cannot be decoded; else -1.
     """
 
     images: UInt8[np.ndarray, "rows height width channels"]
@@ -76,15 +76,15 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """A data set: its description, its pictures by split, and where they came from.
+    """A data set whose pictures are decoded while it is used.
 
     Attributes:
-      info: what a network must know of it.
-      splits: of pictures; "train", "test", and "valid" if there is one.
-      provenance: source and sha256, for summary.json.
-      seed: of order and crops.
-      crop_area: the least share of a picture that a random crop keeps.
-      workers: processes that decode; 0: threads of this one.
+      info: What a network needs to know about the images.
+      splits: The pictures of "train" and "test", and of "valid" if there is one.
+      provenance: Source and sha256, for summary.json.
+      seed: Determines order and crops.
+      crop_area: Smallest area of a random crop, as a fraction of the picture's area.
+      workers: Number of processes that decode; 0 decodes in threads of this process.
     """
 
     info: DatasetInfo
@@ -97,50 +97,52 @@ class Stream:
     def training_batches(
         self, batch_size: int, rows: Int[np.ndarray, " rows"], first_step: int
     ) -> Generator[Batch]:
-        """Yields the rows of each training batch, from the one of step `first_step` on, endlessly.
+        """Yields the given rows of each training batch, from step `first_step` on, endlessly.
 
-        A picture that cannot be decoded gives its place to the next one as they are stored.
+        If a picture cannot be decoded, it is replaced by one of the next ones in stored order; at
+        most `MAX_TRIES` pictures are tried.
 
         Raises:
-          TrainingError: a worker process is no more.
+          TrainingError: A worker process was killed.
         """
         import grain
 
         num_examples = len(self.splits[Split.TRAIN])
-        examples = grain.MapDataset.range(num_examples).seed(self.seed).shuffle()
-        whole_batches = examples[: num_examples // batch_size * batch_size]
-        cuts = whole_batches.repeat(MAX_EPOCHS).random_map(
+        shuffled = grain.MapDataset.range(num_examples).seed(self.seed).shuffle()
+        whole_batches = shuffled[: num_examples // batch_size * batch_size]
+        # `shuffle` gives each repetition, that is each epoch, another order.
+        with_crop_seeds = whole_batches.repeat(MAX_EPOCHS).random_map(
             lambda index, rng: (np.int64(index), rng.integers(2**63))
         )
-        load = _Load(self.splits[Split.TRAIN], self.info, rows, self.crop_area)
-        return self._read(cuts.batch(batch_size)[first_step:].map(load))
+        decode = _DecodeRows(self.splits[Split.TRAIN], self.info, rows, self.crop_area)
+        return self._run(with_crop_seeds.batch(batch_size)[first_step:].map(decode))
 
     def evaluation_batches(
         self, split: Split, batch_size: int, rows: Int[np.ndarray, " rows"]
     ) -> Generator[Batch]:
-        """Yields the rows of each batch of a split, in order.
+        """Yields the given rows of each batch of a split, in stored order.
 
-        The last batch of the split is filled up with rows that do not count, and so are the places
-        of pictures that cannot be decoded.
+        Rows that do not count fill up the last batch, and stand for pictures that cannot be
+        decoded.
 
         Raises:
-          TrainingError: a worker process is no more.
+          TrainingError: A worker process was killed.
         """
         import grain
 
         num_batches = -(-len(self.splits[split]) // batch_size)
-        examples = grain.MapDataset.range(num_batches * batch_size)
-        uncut = examples.map(lambda index: (np.int64(index), np.int64(0)))
-        load = _Load(self.splits[split], self.info, rows, crop_area=None)
-        return self._read(uncut.batch(batch_size).map(load))
+        indices = grain.MapDataset.range(num_batches * batch_size)
+        with_unused_seeds = indices.map(lambda index: (np.int64(index), np.int64(0)))
+        decode = _DecodeRows(self.splits[split], self.info, rows, crop_area=None)
+        return self._run(with_unused_seeds.batch(batch_size).map(decode))
 
     def batches(self, split: Split, batch_size: int) -> Generator[Arrays]:
-        """Yields the images of a split in their order, as evaluation has them.
+        """Yields the images of a split in stored order, cropped for evaluation.
 
-        Those that cannot be decoded are missing, so that any batch may be smaller.
+        Pictures that cannot be decoded are left out, so any batch may be smaller.
 
         Raises:
-          TrainingError: a worker process is no more.
+          TrainingError: A worker process was killed.
         """
         rows = np.arange(batch_size)
         with contextlib.closing(self.evaluation_batches(split, batch_size, rows)) as batches:
@@ -153,18 +155,19 @@ class Stream:
         UInt8[np.ndarray, "examples height width channels"],
         UInt8[np.ndarray, "crops examples height width channels"],
     ]:
-        """The first training pictures as evaluation would have them, and random crops of them."""
+        """Returns the first training pictures, cropped for evaluation, and random crops of them."""
         train = self.splits[Split.TRAIN]
         indices = np.arange(min(num_examples, len(train)))
 
-        def load(crop_area: float | None, seed: int) -> UInt8[np.ndarray, "_ _ _ _"]:
-            cut = _Load(train, self.info, indices, crop_area)
-            return cut((indices, np.full(len(indices), seed))).images
+        def decode(crop_area: float | None, seed: int) -> UInt8[np.ndarray, "_ _ _ _"]:
+            decode_rows = _DecodeRows(train, self.info, indices, crop_area)
+            return decode_rows((indices, np.full(len(indices), seed))).images
 
-        return load(None, 0), np.stack([load(self.crop_area, seed) for seed in range(num_crops)])
+        crops = np.stack([decode(self.crop_area, seed) for seed in range(num_crops)])
+        return decode(None, 0), crops
 
     def describe_corrupt(self, split: Split, index: int) -> str:
-        """The name of a picture that cannot be decoded, and why."""
+        """The name of a picture that could not be decoded, and the reason."""
         try:
             picture = self.splits[split][index]
         except DataError as error:
@@ -173,13 +176,14 @@ class Stream:
             self.info.read(picture.content)
         except DataError as error:
             return f"{picture.name}: {error}"
-        return f"{picture.name}: could not be read for a moment"
+        return f"{picture.name}: could not be read at first, but can be read now"
 
-    def _read(self, batches: Any) -> Generator[Batch]:
+    def _run(self, batches: Any) -> Generator[Batch]:
+        """Yields the batches of a Grain pipeline, made ahead by threads or worker processes."""
         import grain
 
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain has some, and reads them
+            flags.FLAGS.mark_as_parsed()  # Grain reads its own absl flags
         threads = 0 if self.workers else min(MAX_THREADS, len(os.sched_getaffinity(0)))
         reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         iterator = iter(
@@ -193,15 +197,15 @@ class Stream:
             if not str(error).startswith("Worker process"):
                 raise
             raise TrainingError(
-                "a process that decodes pictures was ended from outside, often for want of memory "
-                "or of room in /dev/shm; --config.data.workers says how many there are"
+                "a worker that decodes pictures was killed, often because memory or "
+                "/dev/shm is full; --config.data.workers sets the number of workers"
             ) from error
         finally:
             iterator.close()
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Leaves signals to the process that trains, and has a worker end with it, however it ends."""
+    """Makes a worker ignore signals meant for the training process, and end when that ends."""
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -215,17 +219,18 @@ def _end_with_parent() -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Load:
-    """From numbers of pictures to some rows of a batch; runs in threads and worker processes."""
+class _DecodeRows:
+    """Decodes rows of a batch, from the pictures' numbers; runs in threads and worker processes."""
 
     pictures: Pictures
     info: DatasetInfo
     rows: Int[np.ndarray, " rows"]
-    crop_area: float | None  # None: the central crop of evaluation
+    crop_area: float | None  # None for the central crop of evaluation
 
     def __call__(self, batch: tuple[np.ndarray, np.ndarray]) -> Batch:
+        """Decodes `rows` of a batch, given the numbers and the crop seeds of all its pictures."""
         size = len(self.rows)
-        loaded = Batch(
+        decoded = Batch(
             images=np.zeros((size, *self.info.image_shape), np.uint8),
             labels=np.zeros(size, np.int32),
             counts=np.zeros(size, bool),
@@ -233,27 +238,26 @@ class _Load:
         )
         indices, seeds = (numbers[self.rows] for numbers in batch)
         for row, (index, seed) in enumerate(zip(indices, seeds, strict=True)):
-            if index < len(self.pictures):
-                self._fill(loaded, row, int(index), int(seed))
-        return loaded
+            if index < len(self.pictures):  # a last batch may go beyond the end
+                self._fill(decoded, row, int(index), int(seed))
+        return decoded
 
-    def _fill(self, loaded: Batch, row: int, index: int, seed: int) -> None:
+    def _fill(self, decoded: Batch, row: int, index: int, seed: int) -> None:
+        """Decodes a picture into a row; in training, the next ones if it cannot be decoded."""
         size = len(self.pictures)
         tries = 1 if self.crop_area is None else min(MAX_TRIES, size)
         for candidate in (np.arange(index, index + tries) % size).tolist():
             try:
                 picture = self.pictures[candidate]
-                loaded.images[row] = self._cut(picture, seed)
+                decoded.images[row] = self._decode(picture.content, seed)
             except DataError:
-                loaded.corrupt[row] = index
+                decoded.corrupt[row] = index
                 continue
-            loaded.labels[row], loaded.counts[row] = picture.label, True
+            decoded.labels[row], decoded.counts[row] = picture.label, True
             return
 
-    def _cut(self, picture: Picture, seed: int) -> UInt8[np.ndarray, "height width channels"]:
+    def _decode(self, content: bytes, seed: int) -> UInt8[np.ndarray, "height width channels"]:
         if self.crop_area is None:
-            return self.info.read(picture.content)
+            return self.info.read(content)
         rng = np.random.default_rng(seed)
-        return pictures.read_random_crop(
-            picture.content, self.info.image_shape, rng, self.crop_area
-        )
+        return pictures.read_random_crop(content, self.info.image_shape, rng, self.crop_area)

@@ -1,8 +1,8 @@
-"""Data sets that TensorFlow Datasets has prepared, and CIFAR's preparation, without TensorFlow.
+"""Reads data sets prepared by TensorFlow Datasets (TFDS), and prepares CIFAR without TensorFlow.
 
-TFDS's own builders of CIFAR need TensorFlow to prepare, and offline they try for minutes. The
-builder here keeps TFDS's name, version, features, download manager and checksums, and hands in
-encoded images; what it writes is read by `tfds.data_source` as if TensorFlow had written it.
+TFDS's own CIFAR builders need TensorFlow, and without a network they retry for minutes. The
+builder here keeps TFDS's name, version, features, download manager and checksums, but encodes the
+images itself. `tfds.data_source` reads the result like any prepared set.
 """
 
 import contextlib
@@ -25,20 +25,20 @@ from googlenet_jax.errors import DataError, no_logging
 
 HOST = "www.cs.toronto.edu"
 NETWORK_SECONDS = 8.0
-MAX_BYTES = 2**30  # of a split's pixels, which are held in memory and on the device
-FEATURES = "tensorflow_datasets.core.features."  # where the classes of TFDS's features are
-ARCHIVE = "archive.json"  # beside what is prepared here: the sums of the archive and the records
+MAX_BYTES = 2**30  # of a split's pixels, which have to fit in memory and on the device
+FEATURES = "tensorflow_datasets.core.features."  # the module of TFDS's feature classes
+ARCHIVE = "archive.json"  # written by `prepare`: the sums of the archive and of the records
 
 
 def data_dir() -> Path:
-    """The user's usual TFDS folder."""
+    """The user's default TFDS folder."""
     from tensorflow_datasets.core.constants import get_default_data_dir
 
     return Path(get_default_data_dir())
 
 
 def find(name: str, path: Path) -> Path | None:
-    """The newest prepared version of a set in a TFDS folder, or the folder itself if it is one."""
+    """The folder of the newest prepared version in a TFDS folder, or `path` if it is one itself."""
     for folder in (path, path / name):
         candidates = [folder, *folder.glob("[0-9]*.[0-9]*.[0-9]*")]
         if found := [c for c in candidates if (c / "dataset_info.json").is_file()]:
@@ -47,12 +47,12 @@ def find(name: str, path: Path) -> Path | None:
 
 
 def stored_files(folder: Path) -> list[Path]:
-    """The files of a prepared set that hold its records."""
+    """The record files of a prepared set."""
     return sorted(folder.glob("*array_record*"))
 
 
 def archive_sum(folder: Path, records: str) -> str | None:
-    """The sha256 of the archive from which `prepare` made records of that sha256, if it did."""
+    """The sha256 of the archive from which `prepare` made records with this sha256, if it did."""
     try:
         sums = fileio.read_json(folder / ARCHIVE)
         return sums["archive"] if sums["records"] == records else None
@@ -61,7 +61,7 @@ def archive_sum(folder: Path, records: str) -> str | None:
 
 
 def describe(folder: Path, splits: dict[Split, Arrays]) -> DatasetInfo:
-    """What a network must know of a prepared set, normalised by its own training images."""
+    """The description of a prepared set; mean and deviation are those of its training images."""
     info = _builder(folder).info
     pixels = np.asarray(splits[Split.TRAIN].images)
     height, width, channels = pixels.shape[1:]
@@ -77,18 +77,15 @@ def describe(folder: Path, splits: dict[Split, Arrays]) -> DatasetInfo:
 
 
 def read(name: str, folder: Path, form: cifar.Format | None) -> dict[Split, Arrays]:
-    """The images and classes of a prepared set of one small image size.
+    """Reads the images and labels of a prepared set whose images all have one small size.
 
-    Args:
-      name: of the set.
-      folder: that holds its dataset_info.json.
-      form: of a CIFAR set, whose images come in the order of its archive.
+    The images of a CIFAR set, for which `form` is given, are in the order of its archive.
 
     Raises:
-      DataError: it cannot be read without TensorFlow, or is not such a set.
+      DataError: It cannot be read without TensorFlow, or is not such a set.
     """
     splits = {}
-    with _told(folder, "format array_record, splits train and test"):
+    with _one_line_errors(folder, "format array_record, splits train and test"):
         builder = _builder(folder)
         shape = builder.info.features["image"].shape
         if builder.info.name != name or (form and shape != form.info.image_shape):
@@ -97,7 +94,7 @@ def read(name: str, folder: Path, form: cifar.Format | None) -> dict[Split, Arra
             count = builder.info.splits[split.value].num_examples
             _check_shape(shape, count, folder)
             examples = _records(builder, split.value).__getitems__(range(count))
-            if form:  # TFDS shuffles what it writes; "train_00042"
+            if form:  # TFDS shuffles the examples; an id is "train_00042"
                 examples.sort(key=lambda example: int(example["id"].split(b"_")[1]))
             pixels = encoded.decode([e["image"] for e in examples], shape, f"{folder}: {split}")
             labels = np.array([e["label"] for e in examples], np.int32)
@@ -106,12 +103,12 @@ def read(name: str, folder: Path, form: cifar.Format | None) -> dict[Split, Arra
 
 
 def _builder(folder: Path) -> Any:
-    """TFDS's reader of a prepared set.
+    """TFDS's builder for a prepared set.
 
     Raises:
-      DataError: it holds a pipe or a device, which might be read for ever, or its features are not
-        TFDS's own. Of any other name TFDS imports the module that it
-        names, from the current folder as well, and that would run it.
+      DataError: The folder holds a pipe or a device, which might be read forever, or names a
+        feature class outside TFDS: TFDS would import its module, even from the current folder,
+        and so run its code.
     """
     import tensorflow_datasets as tfds
 
@@ -123,7 +120,7 @@ def _builder(folder: Path) -> Any:
             for key, each in value.items():
                 is_name = key in ("type", "pythonClassName", "python_class_name")
                 if is_name and isinstance(each, str) and not each.startswith(FEATURES):
-                    raise DataError(f"{folder}: features.json names {each!r}, no feature of TFDS")
+                    raise DataError(f"{folder}: features.json names {each!r}, not a TFDS feature")
                 check(each)
 
     for path in folder.iterdir():
@@ -134,15 +131,15 @@ def _builder(folder: Path) -> Any:
 
 
 def _records(builder: Any, split_name: str) -> Any:
-    """The records of a split by number, their images as they are stored."""
+    """The records of a split, by number; the images stay encoded."""
     import tensorflow_datasets as tfds
 
     return builder.as_data_source(split_name, decoders={"image": tfds.decode.SkipDecoding()})
 
 
 @contextlib.contextmanager
-def _told(folder: Path, needs: str) -> Iterator[None]:
-    """Makes one line of what reading a prepared set raises, logs and prints."""
+def _one_line_errors(folder: Path, needs: str) -> Iterator[None]:
+    """Turns what TFDS raises, logs and prints on reading a set into a `DataError` of one line."""
     try:
         with no_logging(), contextlib.redirect_stdout(io.StringIO()):
             yield
@@ -157,12 +154,12 @@ def _told(folder: Path, needs: str) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class RecordPictures:
-    """Pictures in the records of a prepared set.
+    """The pictures of a split of a prepared set.
 
     Attributes:
-      source: of TFDS; may be sent to another process.
-      where: the set and the split, for messages.
-      size: how many of them there are.
+      source: TFDS's data source. It can be sent to worker processes.
+      where: Names the set and the split in messages.
+      size: The number of pictures to use.
     """
 
     source: Any
@@ -184,28 +181,21 @@ class RecordPictures:
 
 
 def pictures(name: str, folder: Path) -> tuple[tuple[str, ...], dict[Split, RecordPictures]]:
-    """The names of the classes, and the pictures of each split, of a prepared set.
+    """Returns the class names and the pictures of each split of a prepared set.
 
-    A set whose test split has no labels, or that has none, is tested on its validation split.
-
-    Args:
-      name: of the set.
-      folder: that holds its dataset_info.json.
+    Without a test split, or if that has no labels, the validation split becomes the test split.
 
     Raises:
-      DataError: it cannot be read without TensorFlow, or is not such a set.
+      DataError: It cannot be read without TensorFlow, or is not such a set.
     """
     found = {}
-    with _told(folder, "format array_record"):
+    with _one_line_errors(folder, "format array_record"):
         builder = _builder(folder)
         if builder.info.name != name:
             raise DataError(f"{folder}: holds {builder.info.name}, not {name}")
         class_names = tuple(builder.info.features["label"].names)
-        for split, split_name in (
-            (Split.TRAIN, "train"),
-            (Split.VALID, "validation"),
-            (Split.TEST, "test"),
-        ):
+        names = {Split.TRAIN: "train", Split.VALID: "validation", Split.TEST: "test"}
+        for split, split_name in names.items():
             if split_name in builder.info.splits:
                 source = _records(builder, split_name)
                 records = RecordPictures(source, f"{folder}: {split_name}", len(source))
@@ -219,10 +209,10 @@ def pictures(name: str, folder: Path) -> tuple[tuple[str, ...], dict[Split, Reco
 
 
 def class_names(name: str, path: Path) -> tuple[str, ...]:
-    """The classes of a set that is prepared in a folder, or that TFDS knows.
+    """The class names of a set that is prepared in a folder or known to TFDS.
 
     Raises:
-      DataError: TFDS does not know it, or it has no classes.
+      DataError: TFDS does not know the set, or it has no classes.
     """
     import tensorflow_datasets as tfds
 
@@ -232,7 +222,7 @@ def class_names(name: str, path: Path) -> tuple[str, ...]:
         return tuple(builder.info.features["label"].names)
     except Exception as error:  # TFDS raises almost anything
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise DataError(f"data.name='tfds:{name}': TFDS has no classes of it: {reason}") from error
+        raise DataError(f"data.name='tfds:{name}': TFDS knows no classes: {reason}") from error
 
 
 def _check_shape(shape: tuple[int | None, ...], count: int, folder: Path) -> None:
@@ -243,16 +233,16 @@ def _check_shape(shape: tuple[int | None, ...], count: int, folder: Path) -> Non
         )
     if count * int(np.prod(shape)) > MAX_BYTES:  # type: ignore[arg-type]
         raise DataError(
-            f"{folder}: {count} images of shape {shape} are more than memory may hold; pass "
-            "--config.data.stream=True"
+            f"{folder}: {count} images of shape {shape} take more than {MAX_BYTES:,} bytes "
+            "of memory; pass --config.data.stream=True"
         )
 
 
 def check_network() -> None:
-    """Tries to reach CIFAR's host.
+    """Checks that CIFAR's host can be reached.
 
     Raises:
-      DataError: not within some seconds; says how to get the data otherwise.
+      DataError: It cannot, within `NETWORK_SECONDS`; the message says how else to get the data.
     """
     errors: list[str] = ["no answer"]
 
@@ -263,7 +253,7 @@ def check_network() -> None:
         except OSError as error:
             errors.append(str(error))
 
-    # In a thread, because a name server that does not answer is waited for without a limit.
+    # In a thread, because the timeout does not cover a name server that does not answer.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(NETWORK_SECONDS)
@@ -279,15 +269,13 @@ def check_network() -> None:
 def prepare(form: cifar.Format, folder: Path) -> Path:
     """Downloads CIFAR's binary archive with TFDS and prepares it as TFDS would.
 
-    Args:
-      form: of the set.
-      folder: TFDS's, for all sets; an archive in its `downloads/manual` is not downloaded.
+    `folder` is the TFDS folder. An archive in its `downloads/manual` is used without a download.
 
     Returns:
       The folder of the prepared set.
 
     Raises:
-      DataError: the download fails or is not what it should be.
+      DataError: The download fails, or is not the expected archive.
     """
     import tensorflow_datasets as tfds
 
@@ -298,7 +286,7 @@ def prepare(form: cifar.Format, folder: Path) -> Path:
     used: list[Path] = []
 
     class Builder:
-        """What replaces TensorFlow in TFDS's builder."""
+        """Overrides the methods of TFDS's builder that need TensorFlow."""
 
         def _split_generators(self, downloads: Any) -> dict[str, Iterator]:
             archive = Path(downloads.download(url))

@@ -1,17 +1,17 @@
-"""What a network costs, layer by layer, as torchstat lists it: nothing is computed but shapes.
+"""The cost of a network, layer by layer, as torchstat lists it; only shapes are computed.
 
-All figures are of the forward pass of one image:
+All figures are for the forward pass of one image:
 
-- MACs (multiplications with an addition): a convolution has
-  out_height x out_width x out_channels x k x k x in_channels, zeros of the padding included, a
-  linear layer in x out, the other layers none.
-- FLOPs: two a MAC, and one an output for a bias; BatchNorm two an output, because at inference
-  its running statistics fold into one scale and one shift; max pooling window^2 - 1 comparisons an
-  output; average pooling one for each pixel of each window.
-- Memory: of the layer's output, in the type that it is computed in.
+- MACs (multiply-accumulates): a convolution has
+  out_height x out_width x out_channels x k x k x in_channels, including the zeros of the padding;
+  a linear layer has in x out; other layers have none.
+- FLOPs: two for each MAC, and one for each output if there is a bias. For each output, BatchNorm
+  has two, because at inference its running statistics fold into one scale and one shift, and max
+  pooling has window^2 - 1 comparisons. Average pooling has one for each pixel of each window.
+- Memory: the layer's output, in the type in which it is computed.
 
-ReLU, concatenation, residual additions, dropout, resizing and the global average are left out.
-Parameters are the trainable ones; BatchNorm's running statistics are none.
+ReLU, concatenation, residual additions, dropout, resizing and the global average are not counted.
+Parameters are the trainable ones, so BatchNorm's running statistics do not count.
 """
 
 import contextlib
@@ -23,7 +23,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from googlenet_jax import models
@@ -39,18 +38,18 @@ HEADS = ("aux1", "aux2")
 
 @dataclasses.dataclass(frozen=True)
 class LayerRow:
-    """A layer's shapes and costs.
+    """A layer's shapes, and its costs for one image.
 
     Attributes:
-      name: dotted path in the network, such as inception3a.conv1x1.conv.
-      kind: its class, such as Conv.
-      input_shape: of one image: (height, width, channels), or (features,).
-      output_shape: likewise.
-      parameters: trainable numbers.
-      output_bytes: of its output, per image.
-      macs: multiplications with an addition, per image.
-      flops: operations, per image.
-      training_only: whether it belongs to an auxiliary head.
+      name: Dotted path in the network, such as inception3a.conv1x1.conv.
+      kind: Name of the layer's class, such as Conv.
+      input_shape: (height, width, channels) or (features,).
+      output_shape: The same for the output.
+      parameters: Number of trainable numbers.
+      output_bytes: Size of the output.
+      macs: Multiply-accumulates.
+      flops: Floating-point operations.
+      training_only: Whether the layer belongs to an auxiliary head.
     """
 
     name: str
@@ -66,15 +65,11 @@ class LayerRow:
 
 @dataclasses.dataclass(frozen=True)
 class Totals:
-    """Sums over layers.
+    """Sums over layers, named as in `LayerRow`.
 
     Attributes:
-      parameters: trainable numbers.
-      parameter_bytes: of them, in float32.
-      conv_macs: MACs of the convolutions, per image.
-      macs: MACs of all layers, per image.
-      flops: operations, per image.
-      output_bytes: of all outputs, per image.
+      parameter_bytes: Size of the parameters in float32.
+      conv_macs: MACs of the convolutions alone.
     """
 
     parameters: int
@@ -101,18 +96,17 @@ class Totals:
 def layer_table(
     config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int
 ) -> list[LayerRow]:
-    """The layers of a network in the order in which it lists them, auxiliary heads included.
+    """The layers of a network, auxiliary heads included, in the order of its constructor.
 
-    Not to be called while another thread uses a network: the layers' calls are replaced for the
-    time of this one.
+    Not thread-safe: while this runs, the layers' `__call__` methods are replaced.
 
     Args:
-      config: of the network.
+      config: The network's settings.
       image_shape: (height, width, channels) of the images, before `config.image_size`.
-      num_classes: of the logits.
+      num_classes: Number of logits.
 
     Raises:
-      ConfigError: the images are too small for the network.
+      ConfigError: The images are too small for the network.
     """
     rows: list[LayerRow] = []
 
@@ -123,7 +117,7 @@ def layer_table(
         def note(layer: Any, x: jax.Array, y: jax.Array) -> None:
             shapes[id(layer)] = x, y
 
-        with _calls_noted(note):  # in training mode, else there would be no heads
+        with _calls_noted(note):  # in training mode: the heads run in no other
             outputs = network(images, train=True, key=jax.random.key(0))
         rows.extend(_row(name, layer, *shapes[id(layer)]) for name, layer in _leaves(network))
         return outputs
@@ -133,7 +127,7 @@ def layer_table(
 
 
 def _leaves(module: nnx.Module, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The layers in a module and their names, in its own order; Flax's is that of the alphabet."""
+    """Names and layers of a module in its constructor's order; Flax's is alphabetical."""
     for name, child in vars(module).items():
         if isinstance(child, LEAVES):
             yield path + name, child
@@ -142,7 +136,7 @@ def _leaves(module: nnx.Module, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def totals(rows: list[LayerRow]) -> dict[str, Totals]:
-    """The sums at inference, those that the heads add in training, and both together."""
+    """The sums at inference, those of the heads (training only), and both together."""
     return {
         "inference": Totals.of([row for row in rows if not row.training_only]),
         "heads": Totals.of([row for row in rows if row.training_only]),
@@ -151,7 +145,7 @@ def totals(rows: list[LayerRow]) -> dict[str, Totals]:
 
 
 def to_json(rows: list[LayerRow]) -> str:
-    """An object of `rows` and `totals`, with the names of `LayerRow` and `Totals`."""
+    """A JSON object with `rows` and `totals`, whose fields are those of `LayerRow` and `Totals`."""
     sums = {part: dataclasses.asdict(each) for part, each in totals(rows).items()}
     return json.dumps({"rows": [dataclasses.asdict(row) for row in rows], "totals": sums}, indent=2)
 
@@ -218,9 +212,9 @@ def _total_cells(rows: list[LayerRow]) -> list[list[str]]:
 
 @contextlib.contextmanager
 def _calls_noted(note: Callable[[Any, jax.Array, jax.Array], None]) -> Iterator[None]:
-    """Has `note(layer, x, y)` called after each call of a leaf layer."""
+    """Calls `note(layer, input, output)` after each call of a leaf layer."""
     originals = {kind: kind.__call__ for kind in LEAVES if kind not in (Conv, nnx.BatchNorm)}
-    convolve, normalize = layers.convolve_together, layers.normalize
+    convolve, normalize = layers.fused_conv, layers.fused_norm_relu
 
     def noting(original: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         def call(layer: Any, x: jax.Array, **options: Any) -> jax.Array:
@@ -243,13 +237,13 @@ def _calls_noted(note: Callable[[Any, jax.Array, jax.Array], None]) -> Iterator[
         return responses
 
     try:
-        layers.convolve_together = convolve_and_note
-        layers.normalize = normalize_and_note  # type: ignore[assignment]
+        layers.fused_conv = convolve_and_note
+        layers.fused_norm_relu = normalize_and_note  # type: ignore[assignment]
         for kind, original in originals.items():
             kind.__call__ = noting(original)
         yield
     finally:
-        layers.convolve_together, layers.normalize = convolve, normalize
+        layers.fused_conv, layers.fused_norm_relu = convolve, normalize
         for kind, original in originals.items():
             kind.__call__ = original
 
@@ -272,7 +266,7 @@ def _row(name: str, layer: Any, x: jax.Array, y: jax.Array) -> LayerRow:
 def _work(
     layer: Any, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
 ) -> tuple[int, int]:
-    """MACs and FLOPs of one image; see the module's docstring."""
+    """MACs and FLOPs for one image; see the module's docstring."""
     outputs = math.prod(output_shape)
     if isinstance(layer, Conv | Linear):
         macs = outputs * math.prod(layer.kernel.shape[:-1])
@@ -281,5 +275,5 @@ def _work(
         return 0, 2 * outputs
     if isinstance(layer, MaxPool):
         return 0, outputs * (layer.window**2 - 1)
-    rows, columns = (int(np.count_nonzero(layer.means(size))) for size in input_shape[:2])
+    rows, columns = (sum(end - start for start, end in layer.windows(n)) for n in input_shape[:2])
     return 0, rows * columns * output_shape[2]

@@ -1,14 +1,17 @@
-"""Convolution and max pooling whose gradients are fast on every backend.
+"""Convolution and max pooling with gradients that are fast on each backend.
 
-On a CPU, XLA computes a convolution's kernel gradient at 4 to 17 GFLOP/s where a matrix product
-reaches 100, and slows down native convolution gradients 20 times inside a loop (jax issue 12868):
-there the same values come from plain convolutions and matrix products. The gradient of XLA's
-native max pooling costs more than the convolutions around it on a CPU, and on a GPU too: shifted
-views made the training step 1.6 times faster on an H100 in bfloat16 (6,400 to 10,200 images/s at
-batch 128). On a CPU, keeping which tap of a window won made forward and gradient 12 times faster
-than finding it again (14 against 169 ms, 32x32x32x192).
+The values are those of XLA's native operations. What is computed differently, and where:
 
-`jax.lax.platform_dependent` chooses when a program is compiled: an exported one keeps both.
+- Convolution, on a CPU. XLA computes the gradient of a kernel at 4 to 17 GFLOP/s, where a matrix
+  product reaches 100, and native convolution gradients are 20 times slower inside a loop (jax
+  issue 12868). So both gradients are written as plain convolutions and matrix products.
+- Max pooling, on a CPU and a GPU. The gradient of XLA's native pooling costs more than the
+  convolutions around it. So pooling is a maximum of shifted views. On an H100 in bfloat16 this
+  made the training step 1.6 times as fast (6,400 to 10,200 images/s at batch 128). The forward
+  pass also keeps which tap of a window won: on a CPU forward and gradient together are 12 times
+  as fast as if the gradient found it again (14 against 169 ms, 32x32x32x192).
+
+`jax.lax.platform_dependent` chooses when a program is compiled; an exported program holds both.
 """
 
 import functools
@@ -28,7 +31,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def same_padding(size: int) -> Padding:
-    """The padding that keeps the image size under a stride of 1 and an odd `size`."""
+    """The padding with which an odd kernel `size` keeps the image size at a stride of 1."""
     return ((size // 2, size // 2), (size // 2, size // 2))
 
 
@@ -43,6 +46,7 @@ def _native_conv(
 def _conv_as_product(
     x: Images, kernel: Kernel, stride: int, padding: Padding, precision: str
 ) -> Outputs:
+    """The same, where a 1x1 convolution is a matrix product over the channels."""
     if kernel.shape[:2] == (1, 1) and stride == 1 and padding == NO_PADDING:
         return jnp.matmul(x, kernel[0, 0], precision=precision)
     return _native_conv(x, kernel, stride, padding, precision)
@@ -52,14 +56,18 @@ def _conv_as_product(
 def conv(
     x: Images, kernel: Kernel, stride: int, padding: Padding, precision: str = "default"
 ) -> Outputs:
-    """Cross-correlation of images with a kernel, as deep learning's "convolution".
+    """Convolution as in deep learning, which is cross-correlation.
+
+    With p the padded images, k the kernel and s the stride,
+
+        out[b, y, x, o] = sum over i, j, c of p[b, s y + i, s x + j, c] * k[i, j, c, o]
 
     Args:
-      x: images, NHWC.
-      kernel: weights, HWIO.
-      stride: of both axes.
-      padding: zeros around the images.
-      precision: of the products: "default", "high" or "highest" (see `jax.lax.Precision`).
+      x: Images, NHWC.
+      kernel: Weights, HWIO.
+      stride: Pixels from one window to the next, in both axes.
+      padding: Zeros around the images.
+      precision: Of the products: "default", "high" or "highest" (see `jax.lax.Precision`).
     """
     return lax.platform_dependent(
         x,
@@ -83,7 +91,8 @@ def _conv_backward(
         return vjp(gradient)
 
     def in_plain_forms(x: Images, kernel: Kernel, gradient: Outputs) -> tuple[Images, Kernel]:
-        # The input's gradient: the outputs' is convolved, forward, with the flipped kernel.
+        # The gradient of x is a convolution too: of the outputs' gradient, spread by the stride,
+        # with the kernel flipped in height and width and its channel axes swapped.
         spread = adjoint(gradient, x.shape[1:3], kernel.shape[:2], stride, padding)
         flipped = kernel[::-1, ::-1].swapaxes(2, 3)
         return (
@@ -102,12 +111,21 @@ def _kernel_gradient(
     padding: Padding,
     precision: str,
 ) -> Kernel:
-    """A convolution of the images by the gradient, or a matrix product for each tap."""
+    """The gradient of the kernel, which sums over the batch and the output pixels.
+
+    With p the padded images, s the stride and g the outputs' gradient,
+
+        dk[i, j, c, o] = sum over b, y, x of p[b, s y + i, s x + j, c] * g[b, y, x, o]
+
+    This is a convolution of the images with g as the kernel. It is also, for each tap (i, j), the
+    matrix product of the tap's shifted view with g.
+    """
     if stride == 1 and shape[:2] != (1, 1) and x.shape[1] * x.shape[2] > 64:
-        # Channels for batch and batch for channels. On one core 70 GFLOP/s against the products'
-        # 56 (3x3, 32x32 pixels, 64 to 192 channels) and 87 against 36 (5x5, 32 to 96); no gain
-        # at 8x8. 128 images at once reach half the speed of 32 at a time. A part has every n-th
-        # image, so that devices that share a batch have their share of each part.
+        # A convolution in which batch and input channels change places. On one core it reaches
+        # 70 GFLOP/s against the products' 56 (3x3, 32x32 pixels, 64 to 192 channels) and 87
+        # against 36 (5x5, 32 to 96); no gain at 8x8. The batch is cut into n parts, because 128
+        # images at once reach half the speed of 32. Each part takes every n-th image, so devices
+        # that share a batch have equal shares of each part.
         n = next(n for n in range(-(-len(x) // 32), 0, -1) if len(x) % n == 0)
         images, gradients = (y.reshape(-1, n, *y.shape[1:]) for y in (x, gradient))
         pairs = zip(
@@ -128,9 +146,9 @@ conv.defvjp(_conv_forward, _conv_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(x: Images, window: int, stride: int, padding: Padding) -> Pooled:
-    """The maximum of each `window` x `window` square; padding never wins.
+    """The maximum of each `window` x `window` square of pixels; padding never wins.
 
-    The gradient of a square goes to its first maximum in row-major order, on every backend.
+    On every backend, the gradient of a square goes to its first maximum in row-major order.
     """
     return _max_pool_forward(x, window, stride, padding)[0]
 
@@ -138,7 +156,11 @@ def max_pool(x: Images, window: int, stride: int, padding: Padding) -> Pooled:
 def _max_pool_forward(
     x: Images, window: int, stride: int, padding: Padding
 ) -> tuple[Pooled, tuple[Images, Array]]:
-    """The maxima, and for the gradient the images (on a TPU) and each maximum's tap (elsewhere)."""
+    """The maxima, and what the gradient needs: the images, and which tap of each window won.
+
+    A tap is a position in the window, numbered in row-major order. The gradient uses the images
+    on a TPU, where the taps are zeros, and the taps elsewhere.
+    """
 
     def native(x: Images) -> tuple[Pooled, Array]:
         maxima = _native_max_pool(x, window, stride, padding)
@@ -172,14 +194,16 @@ def _max_pool_backward(
     def by_winner(x: Images, winner: Array, gradient: Pooled) -> tuple[Images]:
         square = (window, window)
 
+        # For each tap, and each input pixel: the output that meets the pixel with that tap.
         def views(outputs: Array, fill: int) -> list[Array]:
             spread = adjoint(outputs, x.shape[1:3], square, stride, padding, fill)
             return list(shifted_views(spread, square, 1, NO_PADDING, fill))[::-1]
 
+        # dx = sum over the taps t of (the gradient of t's output, if t won there, else 0).
         zero = jnp.zeros((), gradient.dtype)
         pairs = zip(views(winner, window**2), views(gradient, 0), strict=True)
         parts = [jnp.where(won == tap, part, zero) for tap, (won, part) in enumerate(pairs)]
-        # Behind a barrier: XLA would compute it once for each branch of the block before.
+        # Without the barrier XLA would compute it again for each branch of the block before.
         return (lax.optimization_barrier(functools.reduce(jnp.add, parts)),)
 
     return lax.platform_dependent(*saved, gradient, tpu=native, default=by_winner)
@@ -189,9 +213,10 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def concatenate(parts: list[Float[Array, "batch height width _"]]) -> Images:
-    """The parts' channels side by side.
+    """Concatenates the parts along the channels.
 
-    On a TPU, where a concatenation is the maximum of padded parts, each is written into its place.
+    XLA concatenates on a TPU by padding each part and taking the maximum of all. There each part
+    is written into its place instead.
     """
 
     def in_place(*parts: Array) -> Array:
@@ -210,7 +235,8 @@ def concatenate(parts: list[Float[Array, "batch height width _"]]) -> Images:
 def ceil_padding(size: int, window: int, stride: int) -> tuple[int, int]:
     """The (low, high) padding with which pooling keeps the last partial window.
 
-    PyTorch's `ceil_mode=True`, which the article's GoogLeNet uses in its trunk.
+    This is PyTorch's `ceil_mode=True`, which the article's GoogLeNet uses in its trunk: the number
+    of windows is (size - window) / stride + 1, rounded up.
     """
     windows = -(-(size - window) // stride) + 1
     return 0, max(0, (windows - 1) * stride + window - size)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from googlenet_jax import models
 from googlenet_jax.config import Config
 from googlenet_jax.data import DatasetInfo
+from googlenet_jax.models.layers import draw_weights
 from googlenet_jax.training import optimizer as optimizers
 from googlenet_jax.training.metrics import Metrics
 from googlenet_jax.training.optimizer import UpdateRule
@@ -260,7 +261,8 @@ def _vectors(
     def unravel(vectors: dict[str, Array]) -> PyTree:
         members = [packed[name][1](vector).items() for name, vector in vectors.items()]
         found = dict(itertools.chain(*members))
-        return moved(structure.unflatten(found[number] for number in range(len(found))), 0, 3)
+        ordered = [found[number] for number in range(len(found))]
+        return moved(jax.tree.unflatten(structure, ordered), 0, 3)
 
     return {name: vector for name, (vector, _) in packed.items()}, unravel
 
@@ -283,23 +285,13 @@ def create(
     num_classes: int,
     has_average: bool = False,
 ) -> TrainState:
-    """A state at step 0 with parameters drawn from `key`.
-
-    Parameters that name an `init_bound` are uniform within it, cut in the order of their names
-    from one flat draw; the others keep the value that their module gave them.
-    """
+    """A state at step 0 with parameters drawn from `key` by `layers.draw_weights`."""
 
     def numbers(key: PRNGKeyArray) -> dict[str, PyTree]:
+        module = build()
+        draw_weights(module, key)
         # Exhaustive on purpose: raises if a module holds anything else.
-        _, params, batch_stats = nnx.split(build(), nnx.Param, nnx.BatchStat)  # type: ignore[misc]
-        leaves = [param for _, param in nnx.to_flat_state(params)]
-        random = [param for param in leaves if param.has_metadata("init_bound")]
-        draw = jax.random.uniform(key, (sum(p.size for p in random),), minval=-1, maxval=1)
-        start = 0
-        for param in random:
-            cut = draw[start : start + param.size].reshape(param.shape)
-            param.set_value(cut * param.init_bound)
-            start += param.size
+        _, params, batch_stats = nnx.split(module, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
         weights = Weights(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats))
         return {
             "step": jnp.zeros((), jnp.int32),

@@ -252,7 +252,8 @@ def eval_step(
     logits, active = state.infer(images)
     if tta != "none":
         views = augment.views(images, tta)
-        logits = sum(weight * state.infer(view)[0] for weight, view in views)
+        answers = [weight * state.infer(view)[0] for weight, view in views]
+        logits = functools.reduce(jnp.add, answers)
     return Evaluation.of_inference(logits, labels, cross_entropy(logits, labels), active, mask)
 
 

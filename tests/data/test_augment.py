@@ -1,4 +1,4 @@
-"""The augmentation against plain NumPy, and the evenness of its chances."""
+"""The augmentation against plain NumPy, and the distribution of its random choices."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from scipy import stats
 from googlenet_jax.data import augment
 
 
-def random_images(shape=(6, 8, 7, 3)):  # neither square nor of one channel
+def random_images(shape=(6, 8, 7, 3)):  # not square, several channels
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -19,7 +19,7 @@ def test_crop_equals_numpy(mode, numpy_mode, pad):
     images = random_images()
     rng = np.random.default_rng(1)
     offsets = rng.integers(0, 2 * pad + 1, (6, 2))
-    offsets[0], offsets[1] = (0, 2 * pad), (2 * pad, 0)  # the corners, and rows told from columns
+    offsets[0], offsets[1] = (0, 2 * pad), (2 * pad, 0)  # two different corners
     found = augment.crop(jnp.asarray(images), jnp.asarray(offsets), pad, mode)
     assert found.dtype == jnp.uint8
     for image, (row, column), cut in zip(images, offsets, found, strict=True):
@@ -47,12 +47,12 @@ def test_normalize_equals_numpy():
     found = augment.normalize(jnp.asarray(images), mean, std)
     assert found.dtype == jnp.float32
     expected = (images.astype(np.float64) / 255 - np.array(mean)) / np.array(std)
-    # Four float32 roundings of 6e-8 each, of values up to 1 and divided by 0.2.
+    # Four float32 roundings of 6e-8 each, on values up to 1 that are then divided by 0.2.
     assert np.allclose(found, expected, rtol=0, atol=2e-6)
 
 
 def test_zeros_are_black_before_normalization():
-    """The corner cut shows `pad` rows of padding: they are pixels of 0, not the mean."""
+    """A crop at the corner has `pad` rows of padding, whose pixels are 0, not the mean."""
     white = jnp.full((1, 8, 8, 1), 255, jnp.uint8)
     cut = augment.crop(white, jnp.zeros((1, 2), jnp.int32), 2, "zeros")
     assert np.array_equal(cut[0, :2, :, 0], np.zeros((2, 8)))
@@ -63,14 +63,14 @@ def test_zeros_are_black_before_normalization():
 
 
 def coded_images(count, size=8):
-    """A pixel's two channels are its row and column, from 100 on: padding's zeros are below."""
+    """Images whose two channels are 100 + row and 100 + column; padding has zeros."""
     rows, columns = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
     image = (100 + np.stack([rows, columns], -1)).astype(np.uint8)
     return jnp.asarray(np.broadcast_to(image, (count, size, size, 2)))
 
 
 def recover(images, pad):
-    """The offsets and mirrors that `augment` gave coded images, read from central pixels.
+    """The offsets and mirrors that `augment` chose for coded images, read from central pixels.
 
     A crop at (r, c) moves the pixel (i, j) to (i - r + pad, j - c + pad).
     """
@@ -83,18 +83,18 @@ def recover(images, pad):
 
 
 def test_every_offset_and_mirror_is_equally_likely():
-    """A fixed key, so that it passes or fails for good; right code fails one key in 10,000."""
+    """With a fixed key, to be deterministic; of all keys, one in 10,000 fails correct code."""
     pad, count = 2, 20_000
     found = augment.augment(
         jax.random.key(7), coded_images(count), pad=pad, pad_mode="zeros", random_flip=True
     )
     offsets, flipped = recover(found, pad)
-    # First that the reading is right: the same offsets and mirrors give the same images.
+    # First check `recover`: the offsets and mirrors that it read give the same images.
     again = augment.flip(
         augment.crop(coded_images(count), jnp.asarray(offsets), pad, "zeros"), jnp.asarray(flipped)
     )
     assert np.array_equal(found, again)
-    # Then the joint distribution, which also tells that the three are independent.
+    # Then the joint distribution, which also shows that the three choices are independent.
     cells = np.zeros((2 * pad + 1, 2 * pad + 1, 2), int)
     np.add.at(cells, (offsets[:, 0], offsets[:, 1], flipped.astype(int)), 1)
     assert stats.chisquare(cells.ravel()).pvalue > 1e-4

@@ -1,4 +1,4 @@
-"""Thousands of broken archives: a right answer or a DataError of one line, and nothing else."""
+"""Thousands of damaged archives: each loads correctly or raises a DataError of one line."""
 
 import gzip
 import pickle
@@ -33,7 +33,7 @@ FRAGMENTS = [
     b"(itest_cifar_fuzz\ncall_me\n",  # protocol 0: an instance
     b"\x8c\x0ftest_cifar_fuzz\x8c\x07call_me\x93)R",  # protocol 4
     b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",  # 2^63 bytes follow
-    b"r\xff\xff\xff\xff",  # to place 2^32 of the memo
+    b"r\xff\xff\xff\xff",  # stores at index 2^32 of the memo
     b"\x96\xff\xff\xff\xff\xff\x00\x00\x00",  # a byte array of a terabyte
     b"cnumpy\nndarray\n)Rb",
     b"(" * 2000,
@@ -43,7 +43,7 @@ FRAGMENTS = [
 MUTATIONS = st.lists(
     st.tuples(
         st.sampled_from(["overwrite", "insert", "delete", "end"]),
-        st.floats(0, 1),  # where, as a share of the length
+        st.floats(0, 1),  # position, as a fraction of the length
         st.binary(min_size=1, max_size=8) | st.sampled_from(FRAGMENTS),
     ),
     min_size=1,
@@ -52,7 +52,7 @@ MUTATIONS = st.lists(
 FUZZ = settings(
     max_examples=2000,
     deadline=None,
-    derandomize=True,  # so that a test session is the same each time
+    derandomize=True,  # the same examples in each test session
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
@@ -77,7 +77,7 @@ def members_of(form):
 
 
 def load(path):
-    """What is there; None where it is refused, as it should be."""
+    """The loaded data set, or None if it is refused with one line that names the path."""
     try:
         return data.load(DataConfig(path=str(path), unofficial=True), seed=0)
     except DataError as error:
@@ -102,14 +102,14 @@ def tar(request):
     return as_tar(members_of(request.param))
 
 
-def test_the_unbroken_archive_loads(tar, tmp_path):
+def test_the_undamaged_archive_loads(tar, tmp_path):
     assert load_bytes(tmp_path / "archive", gzip.compress(tar)) is not None
 
 
 @FUZZ
 @given(mutations=MUTATIONS)
-def test_broken_archives(tar, tmp_path, mutations):
-    """With gzip's checksum as its writer would have it: the damage is in the tar."""
+def test_damaged_archives(tar, tmp_path, mutations):
+    """The damage is in the tar, before compression, so gzip's checksum is correct."""
     found = load_bytes(tmp_path / "archive", gzip.compress(mutate(tar, mutations), 1))
     if found is not None:
         for arrays in found.splits.values():
@@ -120,8 +120,8 @@ def test_broken_archives(tar, tmp_path, mutations):
 
 @settings(FUZZ, max_examples=500)
 @given(mutations=MUTATIONS)
-def test_broken_gzip(tar, tmp_path, mutations):
-    """The checksum makes any answer the right one."""
+def test_damaged_gzip(tar, tmp_path, mutations):
+    """What passes the checksum must be the undamaged data."""
     whole = gzip.compress(tar, 1, mtime=0)
     found = load_bytes(tmp_path / "archive", mutate(whole, mutations))
     if found is not None:
@@ -130,7 +130,7 @@ def test_broken_gzip(tar, tmp_path, mutations):
 
 @pytest.fixture(scope="module", params=FORMS[1:])
 def unpacked(request, tmp_path_factory):
-    """A folder of whole files, and the one of them that each example damages."""
+    """A folder of undamaged files, and the content of the one that each example damages."""
     members = members_of(request.param)
     folder = write_folder(tmp_path_factory.mktemp("cifar") / "unpacked", members)
     return folder, members["test_batch"]
@@ -138,8 +138,8 @@ def unpacked(request, tmp_path_factory):
 
 @FUZZ
 @given(mutations=MUTATIONS)
-def test_broken_pickles(unpacked, mutations):
-    """A folder's files, so that no tar stands between the damage and the reader."""
+def test_damaged_pickles(unpacked, mutations):
+    """In a folder, so that the damage reaches the pickle reader and not only the tar reader."""
     folder, content = unpacked
     (folder / "test_batch").write_bytes(mutate(content, mutations))
     found = load(folder)
@@ -148,7 +148,7 @@ def test_broken_pickles(unpacked, mutations):
 
 
 def test_the_fragments_are_hostile():
-    """To Python's own reader they are a call."""
+    """Python's own pickle reader makes the call."""
     for fragment in FRAGMENTS[:3]:
         assert pickle.loads(b"\x80\x04" + fragment + b".") is None
         assert CALLED.pop()

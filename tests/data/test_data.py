@@ -1,4 +1,4 @@
-"""The digits, splits and orders, and what `load` makes of a config."""
+"""The digits, splits and epoch orders, and how `load` applies a config."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ def dataset():
 
 
 def test_digits_are_every_fifth_for_test(dataset):
-    """The split counted anew, image by image, from what scikit-learn hands out."""
+    """The split is counted again, image by image, from scikit-learn's arrays."""
     source = load_digits()
     seen = [0] * 10
     expected = {Split.TRAIN: [], Split.TEST: []}
@@ -31,14 +31,14 @@ def test_digits_are_every_fifth_for_test(dataset):
         assert arrays.images.shape == (len(indices), 8, 8, 1)
         assert arrays.images.dtype == np.uint8
         assert np.array_equal(arrays.labels, source.target[indices])
-        # Back from 0..255 to counts of 0 to 16 dark pixels.
+        # From 0..255 back to counts of 0 to 16 dark pixels.
         counts = np.round(arrays.images[..., 0] / 255 * 16)
         assert np.array_equal(counts, source.images[indices])
     assert dataset.provenance["official"] is True
     assert Split.VALID.num_examples(dataset) == 0
 
 
-def test_digits_normalisation_is_the_training_images_own(dataset):
+def test_digits_mean_and_std_are_those_of_the_training_images(dataset):
     pixels = dataset.splits[Split.TRAIN].images.astype(np.float64) / 255
     assert digits.INFO.mean == (round(pixels.mean(), 4),)
     assert digits.INFO.std == (round(pixels.std(), 4),)
@@ -62,7 +62,7 @@ def test_validation_is_balanced_and_disjoint(dataset, size):
     assert counts.sum() == size
     assert counts.max() - counts.min() <= 1
     assert len(train.labels) == 1442 - size
-    # Together they are the training images, none twice and none lost.
+    # Together they are the training images, none twice and none missing.
     assert sorted(as_rows(train) + as_rows(valid)) == sorted(as_rows(dataset.splits[Split.TRAIN]))
     assert apart.splits[Split.TEST] is dataset.splits[Split.TEST]
 
@@ -75,7 +75,7 @@ def test_validation_follows_from_the_seed(dataset):
     assert first != other
 
 
-def test_validation_that_takes_a_whole_class(dataset):
+def test_validation_must_not_take_a_whole_class(dataset):
     smallest = int(np.bincount(dataset.splits[Split.TRAIN].labels).min())
     dataset.with_validation(10 * (smallest - 1), seed=0)
     with pytest.raises(DataError) as caught:
@@ -96,7 +96,7 @@ def test_max_train_examples_keeps_the_first(dataset):
         load(DataConfig(name="digits", max_train_examples=1443), seed=0)
 
 
-def test_max_train_examples_come_after_validation():
+def test_max_train_examples_applies_after_validation():
     found = load(DataConfig(name="digits", valid_examples=100, max_train_examples=1342), seed=0)
     sizes = {split: split.num_examples(found) for split in Split}
     assert sizes == {Split.TRAIN: 1342, Split.VALID: 100, Split.TEST: 355}
@@ -114,7 +114,7 @@ def test_downscale_averages_squares(dataset, factor):
             rows = slice(row * factor, (row + 1) * factor)
             columns = slice(column * factor, (column + 1) * factor)
             exact = arrays.images[:, rows, columns].mean((1, 2))
-            # To the nearest whole number, and up from the middle.
+            # Rounded to the nearest integer, halves up.
             assert np.array_equal(small.images[:, row, column], np.floor(exact + 0.5))
 
 
@@ -123,7 +123,7 @@ def test_downscale_that_does_not_divide():
         load(DataConfig(name="digits", downscale=3), seed=0)
 
 
-def test_an_epoch_s_order():
+def test_epoch_order():
     def order(seed, epoch):
         return np.asarray(epoch_order(jax.random.key(seed), epoch, 100))
 

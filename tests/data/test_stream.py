@@ -1,4 +1,4 @@
-"""Pictures that are decoded as they are needed: which ones a batch has, and what of them."""
+"""Streams: which pictures a batch holds, how they are cropped, and pictures that are damaged."""
 
 import contextlib
 import dataclasses
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """The same pictures, numbered likewise."""
+    """The same pictures with the same numbers, prepared by TFDS."""
     train = [(picture_files.plain(n), label_of(n)) for n in ALL]
     test = [(picture_files.plain(n), (n - 23) // 3) for n in range(23, 32)]
     splits = {"train": train, "validation": test, "test": [(picture_files.plain(99), -1)]}
@@ -87,10 +87,10 @@ def train_numbers(stream, batch_size, count, rows=None, first_step=0):
     first_step=st.integers(0, 30),
     processes=st.integers(1, 5),
 )
-def test_an_epoch_has_every_example_once_in_an_order_of_the_seed_alone(
+def test_an_epoch_has_every_example_once_in_an_order_that_depends_on_the_seed_alone(
     folder, seed, batch_size, first_step, processes
 ):
-    """Of whole batches; whatever step it is resumed at, and however many processes share it."""
+    """Up to whole batches, for any step at which a run resumes and any number of processes."""
     stream = load(folder, seed)
     steps = len(ALL) // batch_size
     found = train_numbers(stream, batch_size, 2 * steps)
@@ -107,15 +107,15 @@ def test_an_epoch_has_every_example_once_in_an_order_of_the_seed_alone(
     assert [flat(rows) for rows in zip(*parts, strict=True)] == found[:2]
 
 
-def test_epochs_and_seeds_have_orders_of_their_own(folder):
+def test_epochs_and_seeds_differ_in_order(folder):
     first, second = (train_numbers(load(folder, seed), 23, 3) for seed in (0, 1))
     orders = [tuple(epoch) for epoch in first + second]
     assert len(set(orders)) == 6
     assert {tuple(sorted(order)) for order in orders} == {tuple(ALL)}
 
 
-def test_records_are_read_as_a_folder_is(records):
-    """And in the order of the seed alone; the split without labels is left alone."""
+def test_records_are_read_like_a_folder(records):
+    """The test split without labels is ignored, and the validation split takes its place."""
     stream = load_records(records)
     assert {split: len(found) for split, found in stream.splits.items()} == {"train": 23, "test": 9}
     assert stream.info.class_names == tuple(SIZES)
@@ -129,7 +129,7 @@ def test_records_are_read_as_a_folder_is(records):
 
 @pytest.mark.parametrize("kind", ["folder", "records"])
 def test_worker_processes_change_nothing(tmp_path, records, kind):
-    """To the bit, random crops of real pictures included, in training and evaluation."""
+    """Bit for bit, with random crops of real pictures, in training and evaluation."""
     path = picture_files.digits_folder(tmp_path, 40, 20)
 
     def batches(workers):
@@ -161,7 +161,7 @@ def test_evaluation_counts_every_example_once(folder, batch_size):
 
 
 def test_a_picture_that_cannot_be_decoded(folder, tmp_path):
-    """In training the next one has its place; in evaluation nothing has."""
+    """In training the next picture replaces it; in evaluation its row does not count."""
     path = shutil.copytree(folder, tmp_path / "damaged")
     for split, number, name in (("train", 4, "cat"), ("test", 26, "dog")):
         file = path / split / name / f"{number:05d}.png"
@@ -198,7 +198,10 @@ def test_a_corrupt_picture_is_refused_or_named_once_and_skipped(folder, tmp_path
     for split, name in (("train", "cat/00004.png"), ("test", "dog/00026.png")):
         (path / split / name).write_bytes(b"no picture")
     feed, fresh = make_feed(path)
-    with feed as opened, pytest.raises(DataError, match=r"00026\.png: is no picture.*corrupt=skip"):
+    with (
+        feed as opened,
+        pytest.raises(DataError, match=r"00026\.png: is not a picture.*corrupt=skip"),
+    ):
         opened.evaluate(fresh, Split.TEST)
 
     feed, fresh = make_feed(path, corrupt="skip")
@@ -213,26 +216,26 @@ def test_a_corrupt_picture_is_refused_or_named_once_and_skipped(folder, tmp_path
     assert [("00026" in line, "00004" in line) for line in named] == [(True, False), (False, True)]
 
 
-def test_a_batch_that_cannot_be_read_costs_no_step(folder, tmp_path, monkeypatch):
-    """It is told when it is needed, not while the step before it is taken."""
+def test_a_batch_that_cannot_be_read_costs_no_step(folder, tmp_path):
+    """The error is raised when the batch is needed, not during the step before it."""
     feed, fresh = make_feed(shutil.copytree(folder, tmp_path / "vanishing"))
     with feed as opened:
         opened.compile(fresh)
         shutil.rmtree(tmp_path / "vanishing")
-        told = ""
-        while not told:
+        reason = ""
+        while not reason:
             try:
                 fresh = opened.train(fresh, 1)
             except DataError as error:
-                told = str(error)
-        assert "cannot be read: No such file" in told
-        # The batch that was ready, and whole: its step was taken.
+                reason = str(error)
+        assert "cannot be read: No such file" in reason
+        # The batch that was decoded before the files vanished has been used.
         assert int(fresh.step) >= 1
         assert np.isfinite(float(fresh.report.loss))
 
 
 def test_a_picture_that_comes_back_is_counted_again(folder, tmp_path):
-    """As it happens where files lie on another machine."""
+    """Files on another machine may vanish and come back."""
     path = shutil.copytree(folder, tmp_path / "copy")
     away = path / "test" / "dog" / "00026.png"
     feed, fresh = make_feed(path, corrupt="skip")
@@ -253,7 +256,7 @@ def test_a_pipe_among_pictures_is_not_waited_for(folder, tmp_path):
 
 
 def test_a_batch_of_evaluation_is_no_larger_than_the_split(folder):
-    """Memory is not taken for images that are not there."""
+    """A large batch size does not allocate memory for images that do not exist."""
     feed, fresh = make_feed(folder)
     with feed as opened:
         opened._config.eval.batch_size = 10**9
@@ -261,7 +264,7 @@ def test_a_batch_of_evaluation_is_no_larger_than_the_split(folder):
 
 
 def test_a_prepared_set_runs_no_code(records, tmp_path, monkeypatch):
-    """TFDS imports what features.json names, from the current folder as well."""
+    """TFDS imports any module that features.json names, even from the current folder."""
     path = shutil.copytree(records, tmp_path / "records")
     (features,) = path.rglob("features.json")
     values = json.loads(features.read_text())
@@ -271,7 +274,7 @@ def test_a_prepared_set_runs_no_code(records, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     for read in (data.load, data.describe):
         config = DataConfig(name="tfds:zoo", stream=True, path=str(path))
-        with pytest.raises(DataError, match=r"names 'evil\.Label', no feature of TFDS"):
+        with pytest.raises(DataError, match=r"names 'evil\.Label', not a TFDS feature"):
             read(config, *([0] if read is data.load else []))
 
 
@@ -285,8 +288,8 @@ def test_a_pipe_in_a_prepared_set_is_not_waited_for(records, tmp_path, name):
         data.load(DataConfig(name="tfds:zoo", stream=True, path=str(path)), 0)
 
 
-def test_what_tfds_says_of_a_damaged_set_is_one_line(records, tmp_path, capfd, caplog):
-    """It prints how to install TensorFlow, or logs that a split is empty."""
+def test_a_damaged_set_is_one_line_whatever_tfds_prints(records, tmp_path, capfd, caplog):
+    """TFDS prints how to install TensorFlow, or logs that a split is empty."""
     path = shutil.copytree(records, tmp_path / "records")
     (info,) = path.rglob("dataset_info.json")
     (features,) = path.rglob("features.json")
@@ -300,7 +303,7 @@ def test_what_tfds_says_of_a_damaged_set_is_one_line(records, tmp_path, capfd, c
     assert (*capfd.readouterr(), caplog.records) == ("", "", [])
 
 
-def test_a_set_of_which_nothing_can_be_read(folder, tmp_path):
+def test_a_set_whose_pictures_all_vanished(folder, tmp_path):
     path = shutil.copytree(folder, tmp_path / "copy")
     feed, fresh = make_feed(path, corrupt="skip")
     shutil.rmtree(path)
@@ -328,8 +331,8 @@ def test_classes_of_a_prepared_set_that_tfds_does_not_know(records):
     assert data.describe(config).class_names == tuple(SIZES)
 
 
-def test_the_feed_s_step_is_the_one_in_memory(folder, monkeypatch):
-    """On the same batch, to the bit: a stream has no rule of its own."""
+def test_a_streamed_step_equals_a_step_in_memory(folder, monkeypatch):
+    """Bit for bit on the same batch."""
     compiling.with_all_emitters(monkeypatch)
     feed, fresh = make_feed(folder, flip=True)
     config = feed.thing._config
@@ -360,7 +363,7 @@ def test_the_feed_s_step_is_the_one_in_memory(folder, monkeypatch):
 
 
 def test_rows_of_a_batch_on_several_devices():
-    """Whatever process has them, a batch lies on the devices in its own order."""
+    """A batch keeps its order on the devices, whichever process decoded its rows."""
     mesh = parallel.create_mesh()
     rows = parallel.rows(6 * mesh.size, mesh)
     assert rows.tolist() == [*range(6 * mesh.size)]
@@ -370,7 +373,7 @@ def test_rows_of_a_batch_on_several_devices():
 
 
 def positions(height=60, width=90):
-    """A picture whose pixels say where they are."""
+    """A picture whose pixels hold their own column and row."""
     y, x = np.mgrid[:height, :width]
     return picture_files.encoded(np.stack([x, y, 0 * x], axis=-1).astype(np.uint8))
 
@@ -381,7 +384,7 @@ def test_a_random_crop_has_the_paper_s_area_and_ratio(seed, min_area):
     rng = np.random.default_rng(seed)
     found = pictures.read_random_crop(positions(*shape), (200, 200, 3), rng, min_area).astype(int)
     width, height = (np.ptp(found[:, :, axis]) + 1 for axis in (0, 1))
-    # Rounded to pixels; a whole picture of this ratio is wider than 4/3 allows.
+    # Up to rounding. If no patch fits, it is the central square: the picture is wider than 4/3.
     if (width, height) != (60, 60):
         assert width * height >= min_area * 60 * 90 - (width + height)
         assert 3 / 4 - 0.1 <= width / height <= 4 / 3 + 0.1
@@ -419,12 +422,14 @@ def test_splits_of_a_folder(folder, tmp_path):
     assert set(load(both, test_examples=3).splits) == {"train", "valid", "test"}
     shutil.copytree(folder / "test", both / "test")
     assert set(load(both).splits) == {"train", "valid", "test"}
-    with pytest.raises(DataError, match=r"valid_examples=3: .* has a folder of valid images"):
+    with pytest.raises(
+        DataError, match=r"valid_examples=3: .* already has a folder of valid images"
+    ):
         load(both, valid_examples=3)
 
 
-def test_images_set_apart_of_one_folder(folder):
-    """The test images are the same for every seed, the validation images are not."""
+def test_images_set_apart_from_one_folder(folder):
+    """The test images are the same for every seed; the validation images depend on it."""
     with pytest.raises(DataError, match=r"no folder called test.*data\.test_examples=N"):
         load(folder / "train")
     found = [load(folder / "train", seed, test_examples=6, valid_examples=3) for seed in range(4)]
@@ -454,7 +459,7 @@ def test_classes_from_a_file(folder, tmp_path):
     file.write_text("eel European eel, Anguilla anguilla\n\ndog\ncat the cat\n")
     stream = load(folder, classes=str(file))
     assert stream.info.class_names == ("European eel, Anguilla anguilla", "dog", "the cat")
-    # Imagenet has two cranes.
+    # ImageNet has two classes called crane.
     same = folders.read_classes(write(file, "n1 crane\nn2 crane\nold n3\n"), ["n1", "n2", "old n3"])
     assert same == {"n1": "crane (n1)", "n2": "crane (n2)", "old n3": "old n3"}
     picture = stream.splits[Split.TRAIN][0]
@@ -465,14 +470,14 @@ def test_classes_from_a_file(folder, tmp_path):
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ("", "names no class"),
-        ("cat\ncat\n", "or one of them twice"),
-        ("cat\ndog\n", "eel: its name is none of the 2 classes"),
+        ("", "lists no class"),
+        ("cat\ncat\n", "or one class twice"),
+        ("cat\ndog\n", "eel: its name is not one of the 2 classes"),
         ("cat\ndog\neel\nfox\n", "fox: holds no pictures"),
         (None, "cannot be read"),
     ],
 )
-def test_a_file_of_classes_that_does_not_fit(folder, tmp_path, classes, message):
+def test_a_file_of_classes_that_does_not_match(folder, tmp_path, classes, message):
     file = tmp_path / "classes.txt"
     if classes is not None:
         file.write_text(classes)
@@ -480,10 +485,10 @@ def test_a_file_of_classes_that_does_not_fit(folder, tmp_path, classes, message)
         load(folder, classes=str(file))
 
 
-def test_folders_that_are_no_data_set(folder, tmp_path):
+def test_folders_that_are_not_a_data_set(folder, tmp_path):
     with pytest.raises(DataError, match="must be a folder with a folder for each class"):
         load(tmp_path / "absent")
-    with pytest.raises(DataError, match="holds no folders of classes"):
+    with pytest.raises(DataError, match="holds no class folders"):
         load(tmp_path)
     (tmp_path / "val").mkdir()
     with pytest.raises(DataError, match="none called train"):
@@ -510,8 +515,8 @@ def test_links_are_followed_but_not_in_circles(folder, tmp_path):
     assert np.bincount(load(path).splits[Split.TRAIN].labels).tolist() == [9, 14, 8]
 
 
-def test_a_folder_that_may_not_be_read(folder, tmp_path, monkeypatch):
-    """Told by a stand-in, because root may read everything."""
+def test_a_folder_without_permission(folder, tmp_path, monkeypatch):
+    """With a fake `scandir`, because root may read everything."""
     path = shutil.copytree(folder, tmp_path / "locked")
     scandir = os.scandir
 
@@ -527,14 +532,14 @@ def test_a_folder_that_may_not_be_read(folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["folder", "tfds:zoo"])
 @pytest.mark.parametrize("path", ["~nobody-of-that-name/x", "x" * 300, "\0"])
-def test_paths_that_cannot_be(name, path):
+def test_impossible_paths(name, path):
     config = DataConfig(name=name, stream=True, path=path)
     for look in (lambda: data.load(config, 0), lambda: data.describe(config)):
         with pytest.raises(DataError):
             look()
 
 
-def test_the_sum_of_a_folder_sees_names_sizes_and_classes(folder, tmp_path):
+def test_the_sum_of_a_folder_covers_names_sizes_and_classes(folder, tmp_path):
     path = shutil.copytree(folder, tmp_path / "copy")
     assert load(path).provenance["sha256"] == load(folder).provenance["sha256"]
     file = path / "train" / "cat" / "00001.png"
@@ -550,11 +555,11 @@ def test_the_sum_of_a_folder_sees_names_sizes_and_classes(folder, tmp_path):
     ("fields", "message"),
     [
         ({"path": "absent"}, "not prepared in absent"),
-        ({"valid_examples": 3}, "classes are not known beforehand"),
+        ({"valid_examples": 3}, "labels of its images are not known in advance"),
         ({"max_train_examples": 24}, "max_train_examples=24: tfds:zoo has 23"),
     ],
 )
-def test_records_that_will_not_do(records, fields, message):
+def test_records_that_do_not_match_the_config(records, fields, message):
     with pytest.raises(DataError, match=message):
         load_records(**{"path": records, **fields})
 
@@ -565,8 +570,8 @@ def test_records_of_any_size_are_not_held_in_memory(records):
         data.load(config, 0)
 
 
-def test_an_unsound_step_is_the_last_one(folder):
-    """As in memory: its number is known, however many steps a call was to take."""
+def test_training_stops_at_a_step_that_is_not_finite(folder):
+    """As in memory: no further step of the call is taken, so the step's number is known."""
     feed, fresh = make_feed(folder)
     broken = fresh.replace(report=fresh.report._replace(loss=jnp.float32(np.nan)))
     with feed as opened:

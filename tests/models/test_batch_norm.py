@@ -1,4 +1,4 @@
-"""BatchNorm with its ReLU against PyTorch and against what JAX derives of the plain formulas."""
+"""BatchNorm with ReLU against PyTorch, and against the plain formulas and their derivatives."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def draw(channels, dtype, side=5):
 
 @pytest.mark.parametrize("widths", [(7,), (2, 4, 1)])
 def test_values_and_gradients_are_the_formulas_in_float64(widths):
-    """However the layers share the channels."""
+    """For one layer, and for three that share the channels."""
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         x, scale, shift, weights = draw(7, jnp.float64)
 
@@ -54,8 +54,8 @@ def test_values_and_gradients_are_the_formulas_in_float64(widths):
             assert np.allclose(one, other, rtol=1e-9, atol=1e-11)
 
 
-def test_a_channel_whose_numbers_are_all_alike_stays_finite():
-    """Its variance, a difference of squares, could come out below zero."""
+def test_a_channel_of_equal_numbers_stays_finite():
+    """Its variance, a difference of squares, could come out negative."""
     x = jnp.full((4, 5, 5, 3), 3.3e3)
     ones = jnp.ones(3)
 
@@ -69,7 +69,7 @@ def test_a_channel_whose_numbers_are_all_alike_stays_finite():
 
 
 def test_in_bfloat16_statistics_and_gradients_are_sums_in_float32():
-    """Of 1e5 numbers: sums in bfloat16 would stop growing at 256 times a number."""
+    """For 1e5 numbers: a sum in bfloat16 would stop growing at 256 times one number."""
     x, scale, shift, weights = draw(3, jnp.float32, side=160)
     coarse = x.astype(jnp.bfloat16)
 
@@ -86,12 +86,12 @@ def test_in_bfloat16_statistics_and_gradients_are_sums_in_float32():
     assert np.allclose(var, wide.var(axis=(0, 1, 2)), rtol=1e-4)
     found = jax.grad(total, 1)(coarse, shift, ours)
     expected = jax.grad(total, 1)(wide, shift, lambda x, shift: plain(x, scale, shift))
-    assert np.allclose(found, expected, rtol=1e-2, atol=2.0)  # of sums of 1e5 weights of size 1
+    assert np.allclose(found, expected, rtol=1e-2, atol=2.0)  # of sums of 1e5 weights near 1
 
 
-@pytest.mark.parametrize("apart", [True, False])
-def test_a_bias_before_batch_norm_does_in_each_mode_what_pytorch_s_does(apart):
-    """After five steps with momentum and weight decay: it decays, and moves the running mean."""
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_bias_before_batch_norm_acts_as_in_pytorch(fused):
+    """Over five steps with momentum and weight decay it decays, and moves the running mean."""
     widths = (3, 2, 4)
     config = ModelConfig(dtype="float64", bn_epsilon=EPSILON)
     rng = np.random.default_rng(1)
@@ -122,10 +122,7 @@ def test_a_bias_before_batch_norm_does_in_each_mode_what_pytorch_s_does(apart):
 
         def respond(params, stats, x, train):
             units = list(nnx.merge(graphdef, params, stats, copy=True))
-            if apart:
-                y = [unit(x, train) for unit in units]
-            else:
-                y = layers.apply_together(units, x, train)
+            y = layers.fused_units(units, x, train) if fused else [u(x, train) for u in units]
             return jnp.concatenate(y, -1), nnx.state(nnx.List(units), nnx.BatchStat)
 
         def loss(params, stats, x, weights):
@@ -152,18 +149,18 @@ def test_a_bias_before_batch_norm_does_in_each_mode_what_pytorch_s_does(apart):
         assert np.allclose(unit.conv.bias[...], conv.bias.detach(), rtol=0, atol=1e-10)
         assert np.allclose(unit.conv.kernel[0, 0].T, conv.weight.detach()[..., 0, 0], atol=1e-10)
         assert np.allclose(unit.bn.mean[...], norm.running_mean, rtol=0, atol=1e-10)
-        # PyTorch's running variance is the unbiased one; both began at 1.
+        # PyTorch's running variance is the unbiased one; both started at 1.
         var = np.asarray(unit.bn.var[...])
         unbiased = (var - 0.9**5) * count / (count - 1) + 0.9**5
         assert np.allclose(unbiased, norm.running_var, rtol=0, atol=1e-10)
-        norm.running_var.copy_(torch.from_numpy(var))  # the same from here on
+        norm.running_var.copy_(torch.from_numpy(var))  # so that inference has the same statistics
     with torch.no_grad():
         y = torch.cat([module.eval()(images) for module in theirs], 1).permute(0, 2, 3, 1)
     assert np.allclose(found, y, rtol=0, atol=1e-9)
 
 
-def test_a_concatenation_is_the_library_s():
-    """Its gradient too."""
+def test_concatenate_equals_jax_numpy_s():
+    """The value and the gradient."""
     x = jnp.arange(2 * 3 * 3 * 4.0).reshape(2, 3, 3, 4)
 
     def weighted(x, concatenate):

@@ -1,4 +1,4 @@
-"""The network: its table, its counts, its first weights, and what training mode changes."""
+"""GoogLeNet: its table, its sizes, its initial weights, and what training mode changes."""
 
 import functools
 import math
@@ -14,13 +14,14 @@ from googlenet_jax.config import ModelConfig
 from googlenet_jax.errors import ConfigError
 from googlenet_jax.models import GoogLeNet
 from googlenet_jax.models.googlenet import Inception, Widths
-from googlenet_jax.models.layers import Unit, resize
+from googlenet_jax.models.layers import Linear, Unit, resize
+from googlenet_jax.models.preact_resnet import Block
 from googlenet_jax.training import optimizer
 from googlenet_jax.training.loss import training_loss
 from googlenet_jax.training.state import create
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
-# The paper's Table 1, typed from DESIGN.md 1.1:
+# The paper's Table 1, typed again:
 # block, in, 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj, out.
 TABLE = [
     ("3a", 192, 64, 96, 128, 16, 32, 32, 256),
@@ -37,7 +38,7 @@ TABLE = [
 
 @functools.cache
 def whole_network():
-    """The article's network as shapes only."""
+    """The article's network; its arrays are shapes only."""
     return nnx.eval_shape(lambda: models.create(ModelConfig(), (32, 32, 3), 10))
 
 
@@ -49,7 +50,7 @@ def make_state(dtype="float32", width=1 / 16, dropout_rate=0.4):
 
 
 def test_parameter_count():
-    """Of DESIGN.md's table: row 8's network, with the biases and BatchNorm."""
+    """Row 8's network, with biases and BatchNorm."""
     params = nnx.to_pure_dict(nnx.state(whole_network(), nnx.Param))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == 5_986_394
 
@@ -79,7 +80,7 @@ def test_stem_and_classifier():
 
 
 def test_sizes_on_the_way(monkeypatch):
-    """32 up to 3b, 16 in the fours, 8 in the fives: what the article changed the stem for."""
+    """32 pixels up to 3b, 16 in 4a to 4e, 8 in 5a and 5b, as the article's stem is meant to do."""
     seen = []
     original = Inception.__call__
 
@@ -101,7 +102,7 @@ def test_sizes_on_the_way(monkeypatch):
 
 
 def test_branches_are_concatenated_in_the_paper_s_order():
-    """Units that answer with a constant: with a kernel of 0, ReLU(BatchNorm's bias)."""
+    """Without weights, kernels are 0 and each unit returns a constant: BatchNorm's bias."""
     block = Inception(2, Widths(1, 1, 2, 1, 3, 4), ModelConfig())
     for value, unit in enumerate(("conv1x1", "conv3x3", "conv5x5", "pool_proj"), start=1):
         bn = getattr(block, unit).bn
@@ -112,7 +113,7 @@ def test_branches_are_concatenated_in_the_paper_s_order():
 
 
 def test_a_unit_equals_numpy():
-    """Evaluation of a 1x1 unit by hand: ReLU((x k + b - mean) / sqrt(var + 1e-5) scale + bias)."""
+    """A 1x1 unit at inference is ReLU((x k + b - mean) / sqrt(var + 1e-5) scale + shift)."""
     unit = Unit(3, 4, 1, ModelConfig(matmul_precision="highest"))
     rng = np.random.default_rng(0)
     kernel, bias, scale, shift, mean = (
@@ -132,16 +133,17 @@ def test_a_unit_equals_numpy():
     x = rng.normal(size=(2, 5, 5, 3)).astype(np.float32)
     expected = (x @ kernel + bias - mean) / np.sqrt(variance + 1e-5) * scale + shift
     found = unit(jnp.asarray(x), False)
-    # Float32's rounding, multiplied by up to 1 / sqrt(2e-5) = 224.
+    # A float32 rounding is multiplied by up to 1 / sqrt(2e-5) = 224.
     assert np.allclose(found, np.maximum(expected, 0), rtol=1e-5, atol=2e-4)
 
 
 def test_initial_distribution():
     """Kernels uniform within sqrt(6 / fan_out), biases within 1 / sqrt(fan_in), layer by layer.
 
-    Of n uniform values within b the mean square has mean b^2 / 3 and standard deviation
-    b^2 sqrt(4 / 45 / n), and the mean has standard deviation b / sqrt(3 n). Five of those
-    admit 57 layers' worst with room to spare, and refuse a normal or a fan_in's distribution.
+    For n uniform values within b, the mean square has mean b^2 / 3 and standard deviation
+    b^2 sqrt(4 / 45 / n), and the mean has standard deviation b / sqrt(3 n). Five standard
+    deviations pass the worst of 57 layers with room to spare, and fail a normal distribution or
+    one that depends on fan_in.
     """
     state = make_state(width=0.25)
     layers = 0
@@ -175,6 +177,58 @@ def test_initial_distribution():
     assert not np.isin(np.asarray(first["bias"]), np.asarray(second["bias"])).any()
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(width_multiplier=1 / 16, aux_heads=True),
+        ModelConfig(name="preact_resnet", depth=11, conv_bias=False, width_multiplier=1 / 4),
+    ],
+    ids=lambda config: config.name,
+)
+def test_a_network_built_by_hand_has_its_initial_weights(config):
+    """The same ones that `state.create` draws from the same key."""
+    network = models.create(config, (16, 16, 1), 10, rngs=nnx.Rngs(0))
+    expected = create(
+        nnx.Rngs(0).params(), lambda: models.create(config, (16, 16, 1), 10), optimizer.sgd, 10
+    )
+    params, stats = (
+        nnx.to_pure_dict(nnx.state(network, kind)) for kind in (nnx.Param, nnx.BatchStat)
+    )
+    jax.tree.map(np.testing.assert_array_equal, params, expected.params)
+    jax.tree.map(np.testing.assert_array_equal, stats, expected.batch_stats)
+    assert np.abs(params["fc"]["kernel"]).max() > 0
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        functools.partial(Unit, 3, 4, 3, ModelConfig()),
+        functools.partial(Linear, 3, 4, ModelConfig()),
+        functools.partial(Inception, 3, Widths(1, 1, 2, 1, 3, 4), ModelConfig()),
+        functools.partial(Block, 3, 8, 1, ModelConfig()),
+    ],
+    ids=lambda build: build.func.__name__,
+)
+def test_a_layer_built_by_hand_has_its_initial_weights(build):
+    """Two of one `nnx.Rngs` differ; without one they wait as zeros."""
+    rngs = nnx.Rngs(0)
+    for param, other, waiting in zip(
+        *(drawn_parameters(layer) for layer in (build(rngs=rngs), build(rngs=rngs), build())),
+        strict=True,
+    ):
+        assert 0 < np.abs(param[...]).max() <= param.init_bound
+        assert not np.isin(param[...], other[...]).any()
+        assert not waiting[...].any()
+
+
+def drawn_parameters(module):
+    return [
+        param
+        for _, param in nnx.to_flat_state(nnx.state(module, nnx.Param))
+        if param.has_metadata("init_bound")
+    ]
+
+
 @functools.cache
 def evaluate(dtype="float32"):
     state = make_state(dtype)
@@ -195,7 +249,7 @@ def test_evaluation_depends_on_nothing_but_the_image():
         assert np.array_equal(before, after)
     others = images.at[1:].multiply(-3.0)
     again, _ = apply(others)
-    # One program on one device: the first image's numbers go the same way.
+    # Bit for bit, because one program on one device computes both.
     assert np.array_equal(logits[0], again[0])
     assert not np.array_equal(logits[1], again[1])
 
@@ -208,14 +262,14 @@ def test_training_mode_drops_out_and_moves_statistics():
     assert np.array_equal(logits, train(jax.random.key(0))[0])
     other, other_stats = train(jax.random.key(1))
     assert not np.array_equal(logits, other)
-    # Dropout stands behind the last BatchNorm.
+    # Dropout comes after the last BatchNorm, so the statistics do not depend on its key.
     for path, before in jax.tree_util.tree_leaves_with_path(state.batch_stats):
         after, again = (
             functools.reduce(lambda d, k: d[k.key], path, s) for s in (stats, other_stats)
         )
         assert np.array_equal(after, again)
         assert not np.array_equal(before, after), jax.tree_util.keystr(path)
-    # conv1's mean after one step: 0.9 of the old 0 and 0.1 of the batch's.
+    # conv1's running mean after one step: 0.9 times the old 0 plus 0.1 times the batch's.
     x = jax.lax.conv_general_dilated(
         images,
         state.params["conv1"]["conv"]["kernel"],
@@ -230,7 +284,7 @@ def test_training_mode_drops_out_and_moves_statistics():
 
 
 def test_dropout_keeps_its_share_and_scale():
-    """The classifier's input alone: a share of 0.4 is 0, the rest is divided by 0.6."""
+    """Of the classifier's input, 40 % become 0 and the rest is divided by 0.6."""
     network = GoogLeNet(ModelConfig(width_multiplier=1 / 16), (8, 8, 1), 10)
     x = jnp.ones((100, 100))
     dropped = network.dropout(x, deterministic=False, rngs=jax.random.key(0))
@@ -252,7 +306,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32():
     for a, b in zip(jax.tree.leaves(reference.params), jax.tree.leaves(state.params), strict=True):
         assert np.array_equal(a, b)
     expected, _ = float32_apply(images)
-    # 22 layers of roundings of 2^-9 each, which add up like a walk: about 1 %; five times that.
+    # 22 layers round by 2^-9 each. As a random walk that adds up to about 1 %; allow five times it.
     error = np.abs(np.asarray(logits) - np.asarray(expected)).max()
     assert 0 < error <= 0.05 * np.abs(expected).max()
 
@@ -289,7 +343,7 @@ def with_heads():
     ids=["main", "aux1", "aux2"],
 )
 def test_what_each_loss_reaches(loss, reached):
-    """The structure, by gradients: aux1's reaches nothing after 4a, aux2's nothing after 4d."""
+    """By gradients: aux1's loss reaches nothing after 4a, aux2's nothing after 4d."""
     _, _, gradients = with_heads()
     found = {
         layer
@@ -322,7 +376,7 @@ def test_label_smoothing_by_hand():
 
 
 def test_the_training_loss_weighs_the_heads():
-    """By hand: uniform logits have a loss of log 2 each, and there are two heads."""
+    """By hand: two equal logits have a loss of log 2, and there are two heads."""
     even, labels = jnp.zeros((3, 2)), jnp.array([0, 1, 1])
     for heads, weight, expected in ((0, 0.3, 1), (2, 0.3, 1.6), (2, 0.0, 1)):
         losses = training_loss(even, [even] * heads, labels, weight)
@@ -331,14 +385,14 @@ def test_the_training_loss_weighs_the_heads():
 
 def test_images_too_small_for_a_network_are_refused():
     config = ModelConfig(pools="1234", stem="7x7")
-    with pytest.raises(ConfigError, match="too small for this network"):
+    with pytest.raises(ConfigError, match=r"too small for this network: .*window of 3.*side of 1;"):
         models.create(config, (16, 16, 3), 10)
     with pytest.raises(ConfigError, match="inception4a's 4x4 pixels"):
         models.create(ModelConfig(aux_heads=True), (8, 8, 3), 10)
 
 
 @pytest.mark.parametrize("aux_pool", ["5x5/3", "adaptive"])
-def test_heads_take_images_that_are_no_squares(aux_pool):
+def test_heads_take_images_that_are_not_square(aux_pool):
     config = ModelConfig(width_multiplier=1 / 16, aux_heads=True, aux_pool=aux_pool)
 
     def run(x):

@@ -1,7 +1,7 @@
-"""Our own forms of convolution and pooling against XLA's native ones, and who gets which.
+"""Our convolution and pooling against XLA's native ones, and which platform gets which.
 
-The tests run on a CPU, so `conv` and `max_pool` take their own forms here; the references call
-`jax.lax` directly.
+The tests run on a CPU, where `conv` and `max_pool` do not use XLA's native gradients. The
+references call `jax.lax` directly.
 """
 
 import contextlib
@@ -40,9 +40,9 @@ def native_max_pool(x, window, stride, padding):
 
 
 def values_and_gradients(functions, *args):
-    """Of each function: its value, and the gradients for a cotangent of small whole numbers."""
+    """For each function: the value, and the gradients for a cotangent of small whole numbers."""
 
-    @jax.jit  # one program for all: compiling is what this file spends its time on
+    @jax.jit  # one program for all, because compiling takes most of this file's time
     def run(*args):
         results = []
         for function in functions:
@@ -55,7 +55,7 @@ def values_and_gradients(functions, *args):
 
 
 def assert_close(found, expected):
-    """To 300 roundings of the largest value: no sum here has more terms than that."""
+    """Within 300 roundings of the largest value: no sum here has more terms than that."""
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == b.dtype
         assert a.shape == b.shape
@@ -109,7 +109,7 @@ def test_conv_equals_native(case, dtype):
 
 
 def test_conv_equals_loops():
-    """Against the definition, so that this file does not rest on XLA alone."""
+    """Against the definition, so that this file does not depend on XLA alone."""
     rng = np.random.default_rng(1)
     x, kernel = rng.normal(size=(2, 5, 6, 3)), rng.normal(size=(3, 3, 3, 4))
     padded = np.pad(x, ((0, 0), (0, 1), (2, 0), (0, 0)))
@@ -127,7 +127,7 @@ def test_conv_equals_loops():
     ("size", "padding"), [((3, 3), ((1, 1), (1, 1))), ((5, 3), ((2, 1), (0, 2)))], ids=str
 )
 def test_kernel_gradient_of_large_images_in_parts(size, padding, dtype):
-    """More images than one part of the kernel gradient takes, of more than 64 pixels."""
+    """Images of more than 64 pixels, and more of them than one part takes."""
     with precision_of(dtype):
         rng = np.random.default_rng(0)
         x = jnp.asarray(rng.normal(size=(36, 9, 10, 3)), dtype)
@@ -149,8 +149,7 @@ def test_conv_in_bfloat16(size):
     exact = native_conv(
         x.astype(jnp.float32), kernel.astype(jnp.float32), 1, ops.same_padding(size)
     )
-    # bfloat16 keeps 8 bits: one rounding is 2^-9 of a value. Twice that admits a rounding of
-    # the sum on its way.
+    # bfloat16 keeps 8 bits: one rounding is 2^-9 of a value. Allow a second one inside the sum.
     error = np.abs(np.asarray(found, np.float32) - np.asarray(exact)).max()
     assert error <= 2**-8 * np.abs(exact).max()
 
@@ -174,11 +173,11 @@ POOLS = [
     ids=str,
 )
 def test_max_pool_equals_native(case, dtype):
-    """Exactly: the cotangents are small whole numbers, whose sums have no rounding."""
+    """Exactly equal, because sums of small whole numbers have no rounding."""
     height, width, window, stride, padding = case
     with precision_of(dtype):
         distinct = np.random.default_rng(2).normal(size=(2, height, width, 3))
-        # A ReLU's zeros, and positive values that meet again.
+        # Zeros as from a ReLU, and positive values that repeat.
         ties = np.maximum(np.round(distinct), 0)
         assert len(np.unique(ties)) < 5
         x = jnp.asarray(np.concatenate([distinct, ties]), dtype)
@@ -208,7 +207,7 @@ def test_padding_never_wins():
     x = jnp.full((1, 2, 2, 1), -7, jnp.float32)
     value, vjp = jax.vjp(lambda x: ops.max_pool(x, 3, 1, ((1, 1), (1, 1))), x)
     assert np.array_equal(value, x)
-    # Each of the four windows holds all four pixels and gives to the first.
+    # Each of the four windows holds all four pixels, and its gradient goes to the first.
     (gradient,) = vjp(jnp.ones_like(value))
     assert np.array_equal(gradient[0, :, :, 0], [[4, 0], [0, 0]])
 
@@ -255,7 +254,7 @@ def lowered(function, *args, platform):
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_who_gets_which_convolution(size):
+def test_which_platform_gets_which_convolution(size):
     x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((size, size, 3, 4))
 
     def gradients(x, kernel):
@@ -270,7 +269,7 @@ def test_who_gets_which_convolution(size):
     assert cpu.count("dot_general") == (3 if size == 1 else 9)  # 9 taps of the kernel's gradient
 
 
-def test_who_gets_which_pooling():
+def test_which_platform_gets_which_pooling():
     def gradient(x):
         value, vjp = jax.vjp(lambda x: ops.max_pool(x, 3, 2, ((0, 1), (0, 1))), x)
         return value, vjp(value)

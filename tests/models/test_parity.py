@@ -1,7 +1,7 @@
 """Every network of the article against PyTorch: forward, backward, ten steps of training.
 
-What is compared, and how, is in `parity.py`. Where PyTorch is not installed, its results of
-another day stand in for it.
+`parity.py` says what is compared, and how. Without PyTorch, the comparison is with results that
+were stored earlier.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ def test_float64(name):
         golden = goldens[f"{name}/{quantity}"]
         tensors = found[quantity]
         for n, row, expected in zip(sorted(tensors), rows, golden, strict=True):
-            # Sums of as many errors of random signs.
+            # The fingerprint sums that many errors with random signs.
             tolerance = parity.FLOAT64_TOLERANCE * np.sqrt(tensors[n].size) * expected[0]
             assert np.abs(row - expected).max() <= tolerance, (quantity, n)
     if HAS_TORCH:
@@ -36,7 +36,7 @@ def test_float64(name):
 @pytest.mark.parametrize(
     "name",
     [
-        # One network of each kind; the others' formulas are proven in float64.
+        # One network of each kind; float64 has checked the formulas of the others.
         pytest.param(name, marks=[] if name in IN_FLOAT32 else pytest.mark.slow)
         for name in parity.CASES
         if name.startswith("row")

@@ -1,4 +1,4 @@
-"""The table's totals are DESIGN.md's, its rows are right by hand, and the formats agree."""
+"""The layer table: totals and rows against known numbers, formats against each other."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ PAPER = {"stem": "7x7", "pools": "1234", "batch_norm": False}
 STEM = {"stem": "7x7", "pools": "4", "batch_norm": False}
 ROW10 = {"stem": "single", "conv5x5": "two_3x3", "pool_padding": "one"}
 NETWORKS = {
-    # The lines of DESIGN.md 1.1: network, images and classes, parameters, MACs of convolutions.
+    # Settings, images and classes, parameters, millions of MACs of the convolutions.
     "ImageNet": (PAPER, IMAGENET, 6_994_392, "1,568.8"),
     "ImageNet, heads": (PAPER | {"aux_heads": True}, IMAGENET, 13_374_120, "1,568.8"),
     "7x7/2": (STEM, CIFAR, 5_979_642, "1,049.1"),
@@ -44,7 +44,7 @@ def row_of(network, name):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_totals_are_the_design_s(network):
+def test_totals_are_the_known_ones(network):
     fields, _, parameters, conv_macs = NETWORKS[network]
     sums = totals(table_of(network))
     assert sums["all"].parameters == parameters
@@ -55,11 +55,11 @@ def test_totals_are_the_design_s(network):
 
 
 def test_what_the_heads_add():
-    """Two of 1x1 convolutions to 128 channels at 4x4 pixels, on 512 and 528 channels."""
+    """Two 1x1 convolutions at 4x4 pixels, from 512 and from 528 channels to 128."""
     sums = totals(table_of("7x7/2, heads"))
     without = totals(table_of("7x7/2"))
     assert sums["inference"] == without["inference"] == without["all"]
-    # The block of 16x16 pixels is pooled to 4x4, as the paper's of 14x14 is.
+    # The head pools 16x16 pixels to 4x4, as it pools the paper's 14x14.
     assert sums["heads"].conv_macs == 16 * 128 * (512 + 528)
     assert f"{sums['heads'].conv_macs / 1e6:.2f}" == "2.13"
     assert sums["heads"].macs == 16 * 128 * (512 + 528) + 2 * (2048 * 1024 + 1024 * 10)
@@ -77,7 +77,7 @@ def test_every_parameter_is_in_a_row(network):
 
 
 def test_rows_by_hand():
-    """All figures of one layer of each kind, from the layer's own definition."""
+    """One layer of each kind, from the definition of the figures."""
     image, large, small = (32, 32), (32, 32, 480), (16, 16, 480)
     assert row_of("row 8", "conv1.conv") == LayerRow(
         name="conv1.conv",
@@ -87,7 +87,7 @@ def test_rows_by_hand():
         parameters=3 * 3 * 3 * 64 + 64,  # 1,792
         output_bytes=32 * 32 * 64 * 4,  # 256 KiB
         macs=32 * 32 * 64 * 3 * 3 * 3,  # 1,769,472
-        flops=2 * 1_769_472 + 65_536,  # and the bias
+        flops=2 * 1_769_472 + 65_536,  # plus the bias
         training_only=False,
     )
     assert row_of("row 8", "conv1.bn") == LayerRow(
@@ -124,7 +124,7 @@ def test_order_is_that_of_the_calls():
 
 
 def test_bfloat16_outputs_take_half_the_bytes():
-    """But for the classifier's, which are float32."""
+    """Except the classifier's, which are float32."""
     rows = layer_table(ModelConfig(dtype="bfloat16", width_multiplier=1 / 16), *CIFAR)
     for row in rows:
         itemsize = 4 if row.kind == "Linear" else 2
@@ -146,7 +146,7 @@ def test_classes_are_as_before(monkeypatch):
     assert [kind.__call__ for kind in LEAVES] == before
 
 
-ROUNDING = 0.00501  # two decimals, and the last bit of a tie
+ROUNDING = 0.00501  # of two decimals; slightly more for ties
 
 
 def printed(capsys, *arguments):
@@ -165,7 +165,7 @@ def test_formats_agree(capsys):
     markdown = printed(capsys, "--format", "markdown", *arguments)
     found = json.loads(printed(capsys, "--format=json", *arguments))
 
-    # Cells of aligned columns stand two blanks apart.
+    # At least two spaces separate the aligned columns.
     cells = [
         [cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines()
     ]

@@ -1,4 +1,4 @@
-"""Single operations against PyTorch's: pooling at every size, padding, initial weights."""
+"""Single operations against PyTorch's: pooling, padding, initial weights, parameter updates."""
 
 import math
 
@@ -40,7 +40,7 @@ def assert_same(found, expected, tolerance=0.0):
     ("window", "stride", "padding"), [(3, 2, None), (2, 2, None), (3, 2, 1), (3, 1, 1)]
 )
 def test_max_pooling(size, window, stride, padding):
-    """`ceil_mode` where there is no padding."""
+    """Without padding, PyTorch's `ceil_mode`."""
     pool = MaxPool(window, stride, padding)
     expected = functional.max_pool2d(
         as_torch(images(size)), window, stride, padding or 0, ceil_mode=padding is None
@@ -58,7 +58,7 @@ def test_the_heads_average_pooling(size, kind):
     expected = (
         functional.avg_pool2d(x, 5, 3) if kind == "5x5/3" else functional.adaptive_avg_pool2d(x, 4)
     )
-    # Means of up to 25 numbers of size 1, summed in another order.
+    # Means of up to 25 numbers near 1, summed in another order.
     assert_same(pool(jnp.asarray(images(size))), expected, 1e-6)
 
 
@@ -77,10 +77,10 @@ def test_padding_and_crop(pad, mode):
 
 @pytest.mark.parametrize("fan", ["fan_out", "fan_in"])
 def test_initial_weights_have_pytorch_s_bounds_and_variance(fan):
-    """Layer by layer: `kaiming_uniform_`, and `Conv2d`'s own biases.
+    """Layer by layer: `kaiming_uniform_` for kernels, and the default of `Conv2d` for biases.
 
-    The variance of n uniform values is known to a relative sqrt(4 / 5 / n); five of those, of
-    both draws.
+    The variance of n uniform values has a relative standard deviation of sqrt(4 / 5 / n). The
+    tolerance is five of those for each of the two draws.
     """
     config = ModelConfig(width_multiplier=0.25, aux_heads=True, init=fan)
     params = state.create(
@@ -123,7 +123,7 @@ def test_initial_weights_have_pytorch_s_bounds_and_variance(fan):
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_updates_are_pytorch_s(name):
-    """Twelve steps over three epochs, coupled weight decay and the learning rate by epoch."""
+    """Twelve steps over three epochs, with coupled weight decay and a cosine by epoch."""
     config = OptimizerConfig(name=name, learning_rate=0.1, weight_decay=0.01)
     rng = np.random.default_rng(0)
     start, gradients = rng.normal(size=7), rng.normal(size=(12, 7))

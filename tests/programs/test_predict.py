@@ -138,8 +138,8 @@ def test_what_is_no_picture_gets_a_line_and_the_others_are_done(predict, test_sp
     good = save(tmp_path / "good.png", test_split.images[0])
     whole = good.read_bytes()
     bad = {
-        "text.jpg": (b"no picture", "is no picture of these formats: BMP, "),
-        "empty.png": (b"", "is no picture"),
+        "text.jpg": (b"no picture", "is not a picture of these formats: BMP, "),
+        "empty.png": (b"", "is not a picture"),
         "torn.png": (whole[: len(whole) // 2], "cannot be read: "),
         "bomb.png": (png_of(50_000, 50_000), "is too large: .*exceeds limit"),
         "big.png": (png_of(10_000, 10_000), "is too large: 10000x10000 pixels are more than 67,"),
@@ -170,7 +170,7 @@ def test_postscript_under_a_picture_s_name_runs_nothing(predict, tmp_path, monke
     )
     lines, (complaint,), status = predict("--model=digits", tmp_path / "a.jpg")
     assert (lines, status) == ([], 2)
-    assert "is no picture of these formats" in complaint
+    assert "is not a picture of these formats" in complaint
     assert not noted.exists()
 
 

@@ -174,7 +174,7 @@ def test_a_damaged_picture_costs_no_step(folder, workdir, tmp_path, capfd, split
     run = tmp_path / "run"
     arguments = [*ARGUMENTS[:-1], f"--config.data.path={damaged}", f"--workdir={run}"]
     arguments.append(f"--config.train.steps_per_call={steps_per_call}")
-    with pytest.raises(DataError, match=f"{file.name}: is no picture.*data.corrupt=skip"):
+    with pytest.raises(DataError, match=f"{file.name}: is not a picture.*data.corrupt=skip"):
         train.main.main(arguments)
     (saved,) = (int(path.name) for path in (run / "checkpoints").iterdir())
     assert saved % 4 if split == "train" else saved == 4
@@ -197,7 +197,7 @@ def test_a_worker_that_is_killed_costs_no_step(folder, workdir, tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(train.epoch, "check_finite", check_and_kill)
-        with pytest.raises(TrainingError, match=r"a process that decodes pictures.*data\.workers"):
+        with pytest.raises(TrainingError, match=r"a worker that decodes pictures.*data\.workers"):
             train.main.main([*arguments, "--config.data.workers=1"])
     saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert 2 <= saved < 12

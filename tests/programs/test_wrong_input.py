@@ -184,9 +184,9 @@ def test_config_file(refused, text, culprits, override, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "culprits"),
     [
-        ("config.model = None", ["model=None", "a ModelConfig"]),
-        ("config.train = config.eval", ["train=EvalConfig", "a TrainConfig"]),
-        ("config.data = print", ["data=<built-in function print>", "a DataConfig"]),
+        ("config.model = None", ["model=None", "must be of type ModelConfig"]),
+        ("config.train = config.eval", ["train=EvalConfig", "must be of type TrainConfig"]),
+        ("config.data = print", ["data=<built-in function print>", "must be of type DataConfig"]),
         ("del config.seed", ["seed: is missing from Config"]),
         ("raise BaseException('no')", ["BaseException: no"]),
         ("raise Mute", ["Mute: (no text: KeyError)"]),
@@ -584,8 +584,11 @@ def test_a_workdir_that_is_a_link_to_itself(refused, tmp_path):
 @pytest.mark.parametrize(
     ("change", "culprit"),
     [
-        (lambda proven: proven["record"]["dataset"].pop("mean"), "describes no images"),
-        (lambda proven: proven["record"]["dataset"].update(class_names=[3]), "describes no images"),
+        (lambda proven: proven["record"]["dataset"].pop("mean"), "does not describe images"),
+        (
+            lambda proven: proven["record"]["dataset"].update(class_names=[3]),
+            "does not describe images",
+        ),
         (lambda proven: proven["record"].update(config={"model": 3}), "model=3"),
         (lambda proven: proven["leaves"].update(x=3), "digests"),
         (lambda proven: proven["record"]["history"][0].update(seconds="x"), "no history"),

@@ -1,4 +1,4 @@
-"""Every shipped config resolves, says what it is, summarises and trains two steps, made small."""
+"""Every shipped config states its command, summarises, and trains two steps when made small."""
 
 import ast
 import json
@@ -15,7 +15,7 @@ from train import flags, summarize
 
 pytestmark = pytest.mark.usefixtures("programs_freed_at_once")
 
-# DESIGN.md 1.1: what the rows' networks have, by config.
+# Parameters of each config's network; those of the rows are counted from the article's networks.
 PARAMETERS = {
     "cifar10": 5_986_394,
     "cifar10_row1": 10_329_870,
@@ -27,21 +27,21 @@ PARAMETERS = {
     "cifar10_row7": 5_986_394,
     "cifar10_row9": 1_703_258,
     "cifar10_row10": 6_166_250,
-    # By hand, from those: a class more is 1,025 numbers in each classifier, the reduction 4,160.
+    # By hand, from those: a class has 1,025 parameters in each classifier, the reduction 4,160.
     "cifar100": 5_986_394 + 90 * 1_025,
     "paper": 10_329_870 + 4_160,
-    # Torchvision states 6,624,904 for 1,000 classes.
+    # Torchvision documents 6,624,904 for 1,000 classes.
     "finetune": 6_624_904 - 990 * 1_025,
     "folder": 6_624_904 - 997 * 1_025,
-    # DESIGN.md 1.1 has 13,374,120 with both heads, and 6,994,392 without; a convolution of 64
-    # channels more, and BatchNorm's two numbers in place of the bias for each of 7,280 channels.
+    # Without the reduction: 13,374,120 with both heads, 6,994,392 without. BatchNorm has two
+    # parameters in place of the bias for each of 7,280 channels.
     "imagenet": 13_374_120 + 4_160,
     "imagenet_modern": 6_994_392 + 4_160 + 7_280,
-    # These are what the networks have: there is no other source.
+    # Counted from the networks themselves: there is no other source.
     "cifar10_smoke": 380_462,
     "digits": 380_174,
 }
-# DESIGN.md 1.2: optimizer, learning rate, weight decay, batch size, published test accuracy.
+# The article's optimizer, learning rate, weight decay, batch size and test accuracy.
 ROWS = {
     "cifar10_row1": ("adam", 1e-3, 0, 256, "88.45 %"),
     "cifar10_row2": ("adam", 1e-3, 0, 256, "88.42 %"),
@@ -64,7 +64,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", flags.shipped_configs())
-def test_a_config_says_how_it_is_run_and_summarises(name, folder, capsys):
+def test_a_config_states_its_command_and_summarises(name, folder, capsys):
     text = ast.get_docstring(ast.parse(flags.shipped_configs()[name].read_text()))
     assert f"python -m train.main --config configs/{name}.py" in text
     arguments = [f"--config.data.path={folder}"] if name == "folder" else []
@@ -74,7 +74,7 @@ def test_a_config_says_how_it_is_run_and_summarises(name, folder, capsys):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_rows_are_the_design_s(name):
+def test_rows_are_the_article_s(name):
     optimizer, rate, decay, batch_size, published = ROWS[name]
     config, _ = flags.parse(["--config", name])
     assert config.optimizer.name == optimizer
@@ -88,7 +88,7 @@ def test_rows_are_the_design_s(name):
 
 
 def test_row_9_s_schedule_step_by_step():
-    """0.01 for 400 steps, then 0.1, divided by 10 behind 32,000 and behind 48,000 steps."""
+    """0.01 for 400 steps, then 0.1, divided by 10 after 32,000 and after 48,000 steps."""
     from googlenet_jax.training import optimizer
 
     config, _ = flags.parse(["--config", "cifar10_row9"])
@@ -101,7 +101,7 @@ def test_row_9_s_schedule_step_by_step():
 
 @pytest.fixture
 def quick():
-    """Two steps take less time than to optimise them."""
+    """Compiles without optimisation, which would take longer than the two steps."""
     # Optax's Adam raises a float to an integer power.
     with compiling.quickly(), jax.numpy_dtype_promotion("standard"):
         yield
