@@ -160,7 +160,7 @@ def mix(
         share = jax.random.beta(share_key, cutmix, cutmix)
         height, width = images.shape[1:3]
         center = jax.random.randint(box_key, (1, 2), 0, jnp.array([height, width]))
-        sides = jnp.sqrt(1 - share) * jnp.array([height, width])
+        sides = jnp.sqrt(1 - share) * jnp.array([height, width], jnp.float32)
         inside = _boxes(center, sides.astype(jnp.int32), height, width)
         return jnp.where(inside[..., None], others, images), 1 - inside.mean(dtype=jnp.float32)
 

@@ -51,7 +51,7 @@ def create_schedule(
         if config.schedule == "linear":
             rate *= 1 - jnp.maximum(0, done - warmup_steps) / max(1, total_steps - warmup_steps)
         if config.schedule == "one_cycle":
-            rate *= one_cycle(step)
+            rate *= jnp.vectorize(one_cycle)(step)
         if config.schedule == "exponential":
             times_over = step // max(1, round(config.decay_epochs * steps_per_epoch))
             rate *= config.decay_factor ** times_over.astype(real)

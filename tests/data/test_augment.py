@@ -132,3 +132,93 @@ def test_pad_and_flip_each_work_alone():
     offsets, flipped = recover(only_crop, 2)
     assert not flipped.any()
     assert len(np.unique(offsets, axis=0)) > 10
+
+
+def test_alternating_shows_both_sides_in_two_epochs():
+    key, index = jax.random.key(0), jnp.arange(4000)
+    first, second, third = (augment.alternating(key, index, jnp.int32(e)) for e in range(3))
+    assert np.array_equal(first, ~second)
+    assert np.array_equal(first, third)
+    assert stats.binomtest(int(first.sum()), 4000).pvalue > 1e-3
+    # An image keeps its side wherever it stands in a batch.
+    shuffled = np.random.default_rng(0).permutation(4000)
+    found = augment.alternating(key, jnp.asarray(shuffled), jnp.int32(0))
+    assert np.array_equal(found, np.asarray(first)[shuffled])
+
+
+def test_cutout_equals_the_authors_rule():
+    """The mask of DeVries and Taylor's code, in NumPy, at the centres that were drawn."""
+    images = jnp.ones((50, 10, 8, 2))
+    key, size = jax.random.key(3), 4
+    found = np.asarray(augment.cutout(key, images, size))
+    centers = jax.random.randint(key, (50, 2), 0, jnp.array([10, 8]))
+    for image, (y, x) in zip(found, np.asarray(centers), strict=True):
+        mask = np.ones((10, 8))
+        top, bottom = np.clip(y - size // 2, 0, 10), np.clip(y + size // 2, 0, 10)
+        left, right = np.clip(x - size // 2, 0, 8), np.clip(x + size // 2, 0, 8)
+        mask[top:bottom, left:right] = 0
+        assert np.array_equal(image, np.stack([mask, mask], axis=-1))
+    assert len({(int(y), int(x)) for y, x in centers}) > 25
+
+
+def numbered_images(size=6, side=8):
+    """Each image has one value everywhere, and each target is one-hot."""
+    images = jnp.broadcast_to(jnp.arange(1.0, size + 1)[:, None, None, None], (size, side, side, 1))
+    return images, jnp.eye(size)
+
+
+def test_mixup_by_hand():
+    images, targets = numbered_images()
+    shares = []
+    for seed in range(200):
+        found, mixed = augment.mix(jax.random.key(seed), images, targets, mixup=0.5, cutmix=0.0)
+        share = float(mixed[1, 1])
+        shares.append(share)
+        assert np.allclose(mixed, share * np.eye(6) + (1 - share) * np.eye(6)[[5, 0, 1, 2, 3, 4]])
+        others = np.asarray(images)[[5, 0, 1, 2, 3, 4]]
+        assert np.allclose(found, share * np.asarray(images) + (1 - share) * others, atol=1e-5)
+    assert stats.kstest(shares, stats.beta(0.5, 0.5).cdf).pvalue > 1e-3
+
+
+def test_cutmix_by_hand():
+    """The box is one rectangle of the other image, and the targets have the shares of the area."""
+    images, targets = numbered_images()
+    shares = []
+    for seed in range(200):
+        found, mixed = augment.mix(jax.random.key(seed), images, targets, mixup=0.0, cutmix=1.0)
+        covered = np.asarray(found)[1, :, :, 0] == 1
+        rows, columns = np.flatnonzero(covered.any(axis=1)), np.flatnonzero(covered.any(axis=0))
+        assert covered.sum() == len(rows) * len(columns)
+        assert np.all(np.asarray(found)[1, :, :, 0][~covered] == 2)
+        assert mixed[1].tolist() == pytest.approx([covered.mean(), 1 - covered.mean(), 0, 0, 0, 0])
+        assert np.all((np.asarray(found)[0, :, :, 0] == 6) == covered)  # one box for the batch
+        shares.append(covered.mean())
+    assert 0.15 < np.mean(shares) < 0.5  # boxes at the border are cut
+
+
+def test_each_batch_has_mixup_or_cutmix():
+    images, targets = numbered_images()
+    whole = 0
+    for seed in range(100):
+        found, _ = augment.mix(jax.random.key(seed), images, targets, mixup=1.0, cutmix=1.0)
+        whole += set(np.unique(np.asarray(found)[1])) <= {1.0, 2.0}
+    assert 30 < whole < 70
+
+
+def test_views_average_to_what_they_say():
+    """With a network that only reads the pixel at the upper left."""
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4, 1)), jnp.float32)
+    x = np.asarray(images)[..., 0]
+
+    def corner(tta):
+        return sum(
+            weight * np.asarray(view)[:, 0, 0, 0] for weight, view in augment.views(images, tta)
+        )
+
+    assert np.array_equal(corner("none"), x[:, 0, 0])
+    assert np.allclose(corner("mirror"), (x[:, 0, 0] + x[:, 0, 3]) / 2)
+    # Moved to the lower right, the corner shows the reflected pixel; to the upper left, the next.
+    moved = (x[:, 1, 1] + x[:, 1, 2]) / 2
+    assert np.allclose(corner("shifts"), (x[:, 0, 0] + x[:, 0, 3]) / 4 + moved / 2)
+    for tta in ("none", "mirror", "shifts"):
+        assert sum(weight for weight, _ in augment.views(images, tta)) == 1
