@@ -134,13 +134,13 @@ def test_other_data_replace_no_figures(workdir, monkeypatch, capsys):
     assert path.read_bytes() == before
     other = json.loads((workdir / f"evaluation_test_9_{'f' * 12}.json").read_text())
     assert other["other_data"]
-    assert "of other data than the run's: zoo" in capsys.readouterr().out
+    assert "on other data than the run used: zoo" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("changes", "culprit"),
     [
-        ({"class_names": ("0", "zebra", *"23456789")}, "class 1 is 'zebra', but '1' to the"),
+        ({"class_names": ("0", "zebra", *"23456789")}, "class 1 is 'zebra'; the network has '1'"),
         ({"class_names": tuple("012345678")}, "9 classes; the network has 10"),
         ({"image_shape": (8, 8, 3)}, r"shape \(8, 8, 3\); the network takes \(8, 8, 1\)"),
     ],

@@ -313,7 +313,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--coordinator=a:1"], "--num_processes and --process_id: missing"),
+        (["--coordinator=a:1"], "--num_processes and --process_id: missing; give all three"),
         (["--num_processes=2", "--process_id=0"], "--coordinator: missing"),
         (["--num_processes=two"], "--num_processes: invalid int value: 'two'"),
         (
@@ -322,7 +322,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(tmp_path):
         ),
         (
             ["--coordinator=a:1", "--num_processes=2", "--process_id=2"],
-            "--process_id=2: must be from 0 to below --num_processes=2",
+            "--process_id=2: must be at least 0 and less than --num_processes=2",
         ),
     ],
 )
