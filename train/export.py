@@ -21,8 +21,8 @@ def main(argv: list[str]) -> None:
     """Writes an export of a checkpoint."""
     parser = console.Parser(
         "train.export",
-        description="Writes a checkpoint's network to a folder: weights, config, model card, and an "
-        "exported program that runs with JAX alone.",
+        description="Writes a checkpoint's network to a folder: weights, config, model card, "
+        "and an exported program that runs with JAX alone.",
     )
     parser.add_checkpoint()
     parser.add_argument("--out", type=console.local_path, required=True, help="new or empty folder")

@@ -28,7 +28,7 @@ usage: python -m train.main --config CONFIG [--config.FIELD=VALUE ...] [--workdi
 Trains a network. If the working directory holds checkpoints, the run resumes from the newest.
 
   --config CONFIG        a config file, or the name of a shipped config:
-                         {shipped}
+{shipped}
   --config.FIELD=VALUE   override a setting; all settings are listed below
   --workdir DIR          where the run is stored: a folder, gs://... or s3://...; default:
                          runs/<config name>
@@ -49,8 +49,11 @@ def shipped_configs() -> dict[str, Path]:
 
 def help_text() -> str:
     """The text of --help: every flag, and every setting with its default, meaning and range."""
-    shipped = textwrap.fill(", ".join(shipped_configs()), 72, subsequent_indent=" " * 25)
-    lines = [USAGE.format(shipped=shipped)]
+    indent = " " * 25
+    shipped = textwrap.wrap(
+        ", ".join(shipped_configs()), 96, initial_indent=indent, subsequent_indent=indent
+    )
+    lines = [USAGE.format(shipped="\n".join(shipped))]
     for name, field, _ in Config().options():
         lines.append(f"  --config.{name}={field.default!r}")
         limits = _limits(field)
