@@ -49,16 +49,13 @@ def shipped_configs() -> dict[str, Path]:
 
 def help_text() -> str:
     """The text of --help: every flag, and every setting with its default, meaning and range."""
-    indent = " " * 25
-    shipped = textwrap.wrap(
-        ", ".join(shipped_configs()), 96, initial_indent=indent, subsequent_indent=indent
-    )
-    lines = [USAGE.format(shipped="\n".join(shipped))]
+    shipped = textwrap.indent(textwrap.fill(", ".join(shipped_configs()), 71), " " * 25)
+    lines = [USAGE.format(shipped=shipped)]
     for name, field, _ in Config().options():
         lines.append(f"  --config.{name}={field.default!r}")
         limits = _limits(field)
         meaning = field.metadata["help"] + (f" ({limits})" if limits else "")
-        lines += textwrap.wrap(meaning, 88, initial_indent=" " * 8, subsequent_indent=" " * 8)
+        lines.append(textwrap.indent(textwrap.fill(meaning, 80), " " * 8))
     return "\n".join(lines)
 
 
