@@ -23,7 +23,8 @@ import train.predict
 from googlenet_jax import data
 from googlenet_jax.data import Arrays, pictures, preprocess
 from googlenet_jax.errors import UserError
-from googlenet_jax.storage import loading, pretrained
+from googlenet_jax.storage import pretrained
+from googlenet_jax.storage.model import _logits
 from googlenet_jax.training import step
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -70,10 +71,10 @@ def test_predictions_equal_evaluation(model, test_split, predict, tmp_path):
     split = test_split[:150]
     for index, pixels in enumerate(split.images):
         save(tmp_path / f"{index:03}.png", pixels)
-    before = loading._logits._cache_size()
+    before = _logits._cache_size()
     lines, complaints, status = predict("--model=digits", "--json", "--top-k=10", tmp_path)
     assert (complaints, status) == ([], 0)
-    assert loading._logits._cache_size() - before <= 1
+    assert _logits._cache_size() - before <= 1
     results = [json.loads(line) for line in lines]
     assert [Path(result["image"]).name for result in results] == [f"{i:03}.png" for i in range(150)]
     probabilities = np.zeros((150, 10))
