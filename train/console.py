@@ -24,8 +24,6 @@ import absl.logging
 
 from googlenet_jax import fileio
 from googlenet_jax.errors import TrainingError, UserError, one_line, printable
-from train.progress import Progress as Progress
-from train.stop import StopRequest as StopRequest
 
 # Errors of the machine that can occur at any time: no space, no permission, a failing disk.
 OUTSIDE = {
