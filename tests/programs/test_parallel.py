@@ -7,33 +7,19 @@ import fcntl
 import json
 import re
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
-import compiling
 import jax
 import numpy as np
 import picture_files
 import pytest
 import sharing
+from multiprocess import ARGUMENTS, HELPERS, Topology, finish, killed, start
 
 import train.main
 from googlenet_jax.errors import UserError
 from googlenet_jax.storage.loading import load_model
 from train.cluster import Place
-
-HELPERS = Path(__file__).parents[1] / "helpers"
-# 8 steps per epoch, one per call, so that signals arrive during training. The network is small
-# because in the first step JAX connects CPU processes anew for each all-reduce, half a second each.
-ARGUMENTS = [
-    *("--config", "digits", "--config.model.name=preact_resnet", "--config.model.depth=11"),
-    *("--config.train.batch_size=16", "--config.data.max_train_examples=128"),
-    *("--config.train.epochs=3", "--config.train.steps_per_call=1"),
-    *("--config.checkpoint.every_steps=5", "--config.optimizer.learning_rate=1e-4"),
-]
 
 STREAM = [
     *ARGUMENTS[2:4],
@@ -42,49 +28,6 @@ STREAM = [
     *("--config.train.batch_size=16", "--config.train.epochs=2"),
     *("--config.optimizer.learning_rate=1e-4", "--config.train.steps_per_call=1"),
 ]
-
-
-class Topology(NamedTuple):
-    """The number of processes, and of devices in each."""
-
-    processes: int
-    devices: int
-
-
-def start(topology, output, *commands, **variables):
-    """Starts a run; process i runs command i, or the last one, and writes to `output`.i."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"localhost:{free.getsockname()[1]}"
-    environment = compiling.environment() | {
-        "JAX_NUM_CPU_DEVICES": str(topology.devices),
-        "GLIBC_TUNABLES": "",
-        **variables,
-    }
-    processes = []
-    for number in range(topology.processes):
-        place = ["--coordinator", coordinator, "--num_processes", str(topology.processes)]
-        place += ["--process_id", str(number)]
-        command = commands[min(number, len(commands) - 1)]
-        with Path(f"{output}.{number}").open("w") as file:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, *command, *(place if topology.processes > 1 else [])],
-                    env=environment,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    return processes
-
-
-def finish(processes, timeout=240):
-    """Waits for the processes; returns their exit statuses."""
-    try:
-        return [process.wait(timeout) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
 
 
 MANY = {"googlenet": Topology(1, 8), "preact_resnet": Topology(2, 4)}
@@ -164,11 +107,6 @@ def run(topology, workdir, *commands, arguments=ARGUMENTS):
     statuses = finish(start(topology, output, *([*each, *arguments] for each in commands)))
     texts = [Path(f"{output}.{number}").read_text() for number in range(topology.processes)]
     return statuses, texts
-
-
-def killed(name, steps):
-    """The command of a process that gets a signal after so many steps."""
-    return [str(HELPERS / "kill_at.py"), name, "train.epoch:check_finite", "after", str(steps)]
 
 
 def history(workdir):
