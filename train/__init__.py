@@ -1,12 +1,12 @@
-"""The programs: `python -m train.main`, `python -m train.evaluate`."""
+"""The programs, such as `python -m train.main` and `python -m train.evaluate`."""
 
 import signal
 import sys
 import time
 
-if sys.argv[:1] == ["-m"]:  # as Python has it while it looks for the program
-    # Ctrl-C ends the process without a traceback until `console.run` takes over.
+if sys.argv[:1] == ["-m"]:  # its value while Python is still looking for the program
+    # Until `console.run` takes over, Ctrl-C ends the process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 STARTED = time.monotonic()
-"""When the process began to import them."""
+"""When this package was imported, which is about when the process started."""

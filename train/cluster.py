@@ -1,4 +1,4 @@
-"""Many processes that train together, on JAX's own distributed runtime."""
+"""Training in several processes, on JAX's distributed runtime."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Self
 from googlenet_jax.errors import UserError
 from train import console
 
-# A process that JAX's coordinator has not heard of for so long counts as lost, and the run ends.
+# JAX's coordinator ends the run if it has not heard from a process for this long.
 HEARTBEAT_SECONDS = 30
 NODES = "SLURM_STEP_NODELIST"
 RANGES = r"\d+(?:[,-]\d+)*"
@@ -22,12 +22,12 @@ NODE_LIST = re.compile(rf"([\w.-]+?)(?:\[(\d+)(?:[,-]\d+)*\])?(?:,[\w.-]+(?:\[{R
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """This process's place in a run, as the command line has it; all None: JAX is to find it.
+    """This process's place in a run, from the command line; JAX has to find it if all are None.
 
     Attributes:
-      coordinator: address and port on which process 0 is heard, such as "10.0.0.1:1234".
-      num_processes: of the run.
-      process_id: of this one, from 0.
+      coordinator: Address and port on which process 0 listens, such as "10.0.0.1:1234".
+      num_processes: Processes of the run.
+      process_id: Number of this process, from 0.
     """
 
     coordinator: str | None = None
@@ -36,43 +36,40 @@ class Place:
 
     @classmethod
     def parse(cls, argv: list[str]) -> tuple[Self, list[str]]:
-        """The place that flags name, and the other arguments.
+        """Reads the cluster flags; returns the place and the other arguments.
 
         Raises:
-          UserError: a flag is missing or has no fitting value.
+          UserError: A flag is missing or its value is not allowed.
         """
-        parser = console.Parser("train.main", add_help=False, allow_abbrev=False)
+        parser = console.Parser("train.main", add_help=False)
         parser.add_argument("--coordinator")
         parser.add_argument("--num_processes", type=int)
         parser.add_argument("--process_id", type=int)
-        known, others = parser.parse_known_args(argv)
-        found = cls(**vars(known))
+        found, others = parser.parse_known_args(argv)
         missing = [f"--{name}" for name, value in vars(found).items() if value is None]
-        if 0 < len(missing) < 3:
-            raise UserError(f"{' and '.join(missing)}: missing beside the other cluster flags")
-        if not missing:
-            assert found.coordinator is not None
-            assert found.num_processes is not None
-            assert found.process_id is not None
-            host, _, port = found.coordinator.rpartition(":")
-            if not host or not port.isdecimal() or not 0 < int(port[:6]) < 2**16:
-                raise UserError(f"--coordinator={found.coordinator}: must be HOST:PORT")
-            if not 0 <= found.process_id < found.num_processes:
-                raise UserError(
-                    f"--process_id={found.process_id}: must be from 0 to below --num_processes="
-                    f"{found.num_processes}"
-                )
-        return found, others
+        if len(missing) == 3:
+            return cls(), others
+        if missing:
+            raise UserError(f"{' and '.join(missing)}: missing; give all three cluster flags")
+        host, _, port = found.coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port[:6]) < 2**16:
+            raise UserError(f"--coordinator={found.coordinator}: must be HOST:PORT")
+        if not 0 <= found.process_id < found.num_processes:
+            raise UserError(
+                f"--process_id={found.process_id}: must be at least 0 and less than "
+                f"--num_processes={found.num_processes}"
+            )
+        return cls(**vars(found)), others
 
 
 def _check_slurm() -> None:
-    """Checks what JAX takes from SLURM's variables, the first of the nodes.
+    """Checks that the first node in SLURM's node list, which JAX will connect to, has an address.
 
-    JAX would wait minutes for a node that nobody knows. Elsewhere, as in Kubernetes, that is right:
-    there a name may become known later.
+    JAX would wait minutes for an unknown host. On other clusters, such as Kubernetes, that is
+    right, because a host may get its address later.
 
     Raises:
-      UserError: their list is none, or nobody knows the node.
+      UserError: The list is malformed, or the host is unknown.
     """
     nodes = os.environ.get(NODES, "")
     if "SLURM_JOB_ID" not in os.environ or not nodes:
@@ -80,7 +77,7 @@ def _check_slurm() -> None:
     where = f"{NODES}={nodes}"
     found = NODE_LIST.fullmatch(nodes)
     if not found:
-        raise UserError(f"{where}: is no list of nodes; unset SLURM_JOB_ID for a run without SLURM")
+        raise UserError(f"{where}: not a list of nodes; unset SLURM_JOB_ID to run without SLURM")
     host = found[1] + (found[2] or "")
     try:
         socket.getaddrinfo(host, None)
@@ -90,20 +87,19 @@ def _check_slurm() -> None:
 
 @contextlib.contextmanager
 def joined(place: Place) -> Iterator[None]:
-    """Joins the run's other processes, if there are any, and ends with them.
+    """Connects to the other processes of the run, if there are any.
 
-    Where the command line names no place, JAX looks for a cluster: Cloud TPU, SLURM, Open MPI,
-    Kubernetes. Only the first process prints to stdout. A process that fails ends at once, without
-    JAX's goodbye, which would wait for the others: they notice and end too.
+    Without the cluster flags, JAX looks for Cloud TPU, SLURM, Open MPI or Kubernetes. Only process
+    0 prints to stdout. A process that fails exits at once, without JAX's shutdown, which would wait
+    for the others; they notice the failure and exit too.
 
     Raises:
-      UserError: the others cannot be reached.
+      UserError: The other processes cannot be reached.
     """
     import jax
 
     if not place.coordinator:
         _check_slurm()
-    is_alone = False
     try:
         jax.distributed.initialize(
             place.coordinator,
@@ -112,9 +108,12 @@ def joined(place: Place) -> Iterator[None]:
             cluster_detection_method="deactivate" if place.coordinator else None,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
+        is_alone = False
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(f"the processes of the run do not find each other: {error}") from error
-    except (ValueError, RuntimeError):  # no cluster was found, or JAX is at work here already
+        raise UserError(
+            f"cannot connect to the other processes of the run; is each one running? {error}"
+        ) from error
+    except (ValueError, RuntimeError):  # no cluster was found, or JAX is already in use
         if place.coordinator:
             raise
         is_alone = True
@@ -127,15 +126,15 @@ def joined(place: Place) -> Iterator[None]:
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             yield
-    except SystemExit:  # the same in all processes
+    except SystemExit:  # all processes exit in the same way
         raise
     except BaseException as error:
         status = console.report(error)
         if isinstance(error, jax.errors.JaxRuntimeError):
             console.complain(
                 f"process {jax.process_index()} of {jax.process_count()} has failed, most likely "
-                "because another one has ended; the same command goes on from the newest "
-                f"checkpoint: {str(error).splitlines()[0]}"
+                "because another process has ended; run the same command again to resume from the "
+                f"newest checkpoint: {str(error).splitlines()[0]}"
             )
         elif status is None:
             traceback.print_exc()

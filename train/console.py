@@ -1,4 +1,8 @@
-"""What the programs share at their edges: exit statuses, signals, progress on the terminal."""
+"""How every program starts, reports errors and exits.
+
+Exit status 0 means success, 1 that the run failed, 2 that the user's input is wrong, and 128 + the
+signal's number that a signal ended the program.
+"""
 
 import argparse
 import contextlib
@@ -10,20 +14,18 @@ import os
 import signal
 import sys
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 import absl.logging
-from tqdm import tqdm
 
 from googlenet_jax import fileio
 from googlenet_jax.errors import TrainingError, UserError, one_line, printable
 
-# What the machine may refuse at any moment: space, rights, a disk that fails.
+# Errors of the machine that can occur at any time: no space, no permission, a failing disk.
 OUTSIDE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
     *(errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOSYS),
@@ -31,13 +33,13 @@ OUTSIDE = {
 
 
 def start(main: Callable[[list[str]], None]) -> None:
-    """Runs a program as the whole of a process, and ends the process if it fails.
+    """Runs `main` as the program of this process, and ends the process if it fails.
 
-    At once: a library's threads may still wait for what has failed, and Python would wait for
-    them, or they would ask for more work when there is none to be had and print a traceback.
+    After a failure `os._exit` ends the process at once. A normal exit could hang, because Python
+    waits for threads of libraries, or print a traceback, because they ask for more work.
     """
     _open_standard_streams()
-    threading.excepthook, sys.unraisablehook = _tell_of_thread, take_lost
+    threading.excepthook, sys.unraisablehook = _report_from_thread, take_lost
     try:
         run(main)
         return
@@ -53,7 +55,7 @@ def start(main: Callable[[list[str]], None]) -> None:
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a program to its exit: 0 done, 2 the user's input is wrong, 1 the run failed."""
+    """Calls `main` with the command line; turns expected errors into one line and a status."""
     interrupted = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -66,13 +68,13 @@ def run(main: Callable[[list[str]], None]) -> None:
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads the output, such as head, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if interrupted:  # a library that was being imported has made another error of it
+        if interrupted:  # during an import some libraries replace KeyboardInterrupt
             sys.exit(128 + signal.SIGINT)
         status = report(error)
         if status is None:
@@ -83,27 +85,27 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _open_standard_streams() -> None:
-    """Puts the null device where a standard stream is closed.
+    """Opens the null device in place of each closed standard stream.
 
-    Else the next file that is opened would get its number, and what is printed.
+    Otherwise the next file that is opened would get its number, and printed text would go there.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
         if number and getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w", closefd=False))
         stream = getattr(sys, name)
         if number and isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # whatever the locale knows
+            stream.reconfigure(errors="backslashreplace")  # the locale may lack characters
 
 
 class _Terminal(io.FileIO):
-    """A terminal that may go away: what is written to it then is lost."""
+    """A terminal that may be closed; text written after that is dropped."""
 
     def write(self, content: Any) -> int:
-        """Writes what there is room for; all of it, if nobody is there."""
+        """Returns the bytes written, or all of them if the terminal is gone."""
         try:
             return super().write(content)
         except OSError as error:
@@ -113,7 +115,7 @@ class _Terminal(io.FileIO):
 
 
 def outlive_terminal() -> None:
-    """Lets the process go on when its terminal is closed."""
+    """Keeps the process running when its terminal is closed."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -126,10 +128,11 @@ def outlive_terminal() -> None:
 
 
 def take_lost(lost: Any) -> None:
-    """Takes what a destructor or a callback raises, which nobody can catch.
+    """Handles exceptions in destructors and callbacks, which no caller can catch.
 
-    Ctrl-C ends the process. When one of Orbax's reads or writes has failed, the others are
-    dropped half done, and TensorStore reports them to an event loop that is gone: no news.
+    Ctrl-C ends the process. If one of Orbax's reads or writes fails, the others are cancelled, and
+    TensorStore reports them to an event loop that is closed. The failure itself has already been
+    reported, so these are dropped.
     """
     if isinstance(lost.exc_value, KeyboardInterrupt):
         os._exit(128 + signal.SIGINT)
@@ -137,15 +140,15 @@ def take_lost(lost: Any) -> None:
         sys.__unraisablehook__(lost)
 
 
-def _tell_of_thread(caught: threading.ExceptHookArgs) -> None:
-    """Makes one line of what the machine refuses to a library's thread, such as TensorBoard's."""
+def _report_from_thread(caught: threading.ExceptHookArgs) -> None:
+    """Reports an expected error in a library's thread, such as TensorBoard's, in one line."""
     error = caught.exc_value
     if error is None or report(error) is None:
         threading.__excepthook__(caught)
 
 
 def mute_libraries() -> None:
-    """Keeps libraries' remarks about what they then raise from standing between our own lines."""
+    """Silences warnings and logs of libraries about errors that they raise as well."""
     warnings.filterwarnings("ignore", module="PIL")
     warnings.filterwarnings("ignore", "coroutine .* was never awaited")
     for library in ("PIL", "asyncio"):
@@ -154,38 +157,38 @@ def mute_libraries() -> None:
 
 
 def complain(error: object) -> None:
-    """Prints one line, whatever the libraries and the user's own files put into the error."""
+    """Prints an error to stderr in one line, whatever characters it contains."""
     print(f"error: {one_line(error)}", file=sys.stderr)
 
 
 def say(line: object) -> None:
-    """Prints a line at once, whatever the names in it hold."""
+    """Prints a line and flushes it; characters that a terminal would not show are escaped."""
     print(printable(line), flush=True)
 
 
 def report(error: BaseException) -> int | None:
-    """Prints an error in one line and returns its exit status; None: it is none of ours."""
-    status = 2 if isinstance(error, UserError) else 1 if isinstance(error, TrainingError) else None
-    if status is not None:
+    """Prints an expected error in one line and returns its exit status; None for a defect."""
+    if isinstance(error, UserError | TrainingError):
         complain(error)
-    elif isinstance(error, OSError) and error.errno in OUTSIDE:
-        status = 1
+        return 2 if isinstance(error, UserError) else 1
+    if isinstance(error, OSError) and error.errno in OUTSIDE:
         complain(f"{error.filename or 'output'}: {error.strerror}")
-    elif missing := _missing_devices():
-        status = 2
+        return 1
+    if missing := _missing_devices():
         complain(missing)
-    return status
+        return 2
+    return None
 
 
 def _missing_devices() -> str:
-    """Why JAX has no device to compute on; empty if it has, or was not asked for one."""
+    """Why JAX finds no device; empty if it finds one or has not been imported."""
     if "jax" not in sys.modules:
         return ""
     try:
         sys.modules["jax"].devices()
-    except Exception as error:  # among them an AssertionError without a word
+    except Exception as error:  # may be an AssertionError without a message
         platforms = os.environ.get("JAX_PLATFORMS", "")
-        reason = str(error).partition("\n")[0] or "it knows no such platform"
+        reason = str(error).partition("\n")[0] or "unknown platform"
         return (
             f"JAX_PLATFORMS={platforms}: JAX has no such device here: {reason}; unset "
             "JAX_PLATFORMS, or install JAX for that device"
@@ -194,119 +197,32 @@ def _missing_devices() -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and leave the exit status to the caller."""
+    """An argument parser that raises a `UserError` of one line instead of exiting.
+
+    Args:
+      module: The program's module, for example "train.evaluate".
+      options: Options of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, module: str, **options: Any):
+        super().__init__(f"python -m {module}", allow_abbrev=False, **options)
+
+    def add_checkpoint(self) -> None:
+        """Adds --workdir and --checkpoint, which name a checkpoint of a run."""
+        self.add_argument("--workdir", type=fileio.parse, required=True, help="folder of the run")
+        self.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
+
+    def add_data_path(self) -> None:
+        """Adds --data-path."""
+        self.add_argument("--data-path", default="", help="where the data is, if it was moved")
 
     def error(self, message: str) -> NoReturn:
         """Raises a UserError."""
-        raise UserError(f"{message} (see python -m {self.prog} --help)")
+        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def local_path(text: str) -> Path:
-    """A path for what is written to this machine only, for an argument parser."""
+    """Argument type of an output path that must be on this machine, not in an object store."""
     if not isinstance(fileio.parse(text), Path):
-        raise argparse.ArgumentTypeError(f"{text}: must be on this machine; copy it from there")
+        raise argparse.ArgumentTypeError(f"{text}: must be on this machine; copy it afterwards")
     return Path(text)
-
-
-class StopRequest:
-    """A signal, such as SIGTERM or Ctrl-C, that asks for an orderly end.
-
-    Attributes:
-      signal: the one that came; None so far.
-    """
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-
-    @classmethod
-    @contextlib.contextmanager
-    def listen(cls, to: Sequence[signal.Signals]) -> "Iterator[StopRequest]":
-        """Notes the first of some signals; the second one ends the process at once."""
-        request = cls()
-
-        def note(number: int, frame: FrameType | None) -> None:
-            request.signal = signal.Signals(number)
-            for each in previous:
-                signal.signal(each, signal.SIG_DFL)
-            print(f"{request.signal.name}: finishing the step and saving", file=sys.stderr)
-
-        previous = {each: signal.signal(each, note) for each in to}
-        try:
-            yield request
-        finally:
-            for each, handler in previous.items():
-                signal.signal(each, handler)
-
-    @staticmethod
-    @contextlib.contextmanager
-    def pass_on() -> Iterator[None]:
-        """Makes a SIGTERM of the first Ctrl-C, which JAX tells all processes of a run."""
-
-        def send(number: int, frame: FrameType | None) -> None:
-            signal.signal(signal.SIGINT, previous)
-            print("SIGINT: all processes finish a step and save", file=sys.stderr)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        previous = signal.signal(signal.SIGINT, send)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
-
-    def check(self, save: Callable[[], None], steps_done: int) -> None:
-        """Saves and ends the program, if a signal came.
-
-        Raises:
-          SystemExit: with 128 + the signal's number.
-        """
-        if self.signal:
-            save()
-            say(f"saving step {steps_done}; the same command goes on from there")
-            sys.exit(128 + self.signal)
-
-
-class Progress:
-    """An epoch's progress: a bar on a terminal, else now and then a line.
-
-    Args:
-      title: for example "epoch 3/100".
-      done: steps of the epoch taken before.
-      total: steps of the epoch.
-    """
-
-    LINE_SECONDS = 30.0
-
-    def __init__(self, title: str, done: int, total: int):
-        self._title = title
-        self._total = total
-        self._bar = tqdm(
-            desc=title,
-            initial=done,
-            total=total,
-            unit="step",
-            leave=False,
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
-        )
-        self._first, self._started = done, time.monotonic()
-        self._last_line = self._started
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
-
-    def update(self, done: int, values: dict[str, str]) -> None:
-        """Shows the steps taken, and values such as the loss."""
-        text = " ".join(f"{name} {value}" for name, value in values.items())
-        if not self._bar.disable:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(done - self._bar.n)
-        elif (now := time.monotonic()) - self._last_line > self.LINE_SECONDS:
-            self._last_line = now
-            left = (now - self._started) / (done - self._first) * (self._total - done)
-            say(
-                f"[{self._title}] step {done}/{self._total} {text} "
-                f"left {tqdm.format_interval(left)}"
-            )

@@ -1,8 +1,8 @@
-"""Draws what training sees: python -m train.contact_sheet --config configs/cifar10.py.
+"""Draws augmented training images: python -m train.contact_sheet --config configs/cifar10.py.
 
-Takes the flags of `train.main`. A row for each class: one image as it is stored, then as the
-augmentation of the config changes it. Of a stream, whose pictures have any size, the first image
-is the one that evaluation would cut out.
+Takes the flags of `train.main` and writes contact_sheet.png into the working directory. Each row
+shows an image of one class: first as stored, then with the config's augmentation. For streams,
+whose pictures have any size, the first image is the crop that evaluation uses.
 """
 
 import io
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 COLUMNS = 12
 MAX_ROWS = 20
-SCALE = 3  # of small images
-GAP = 2
+SCALE = 3  # enlargement of small images
+GAP = 2  # pixels around each image
 
 
 def main(argv: list[str]) -> None:
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
 
 
 def contact_sheet(config: "Config") -> "Image":
-    """One training image of each class, and its augmentations to the right of it."""
+    """Returns one row per class: a training image, and its augmentations to the right of it."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -57,7 +57,7 @@ def contact_sheet(config: "Config") -> "Image":
     dataset = data.load(config.data, config.seed)
     if isinstance(dataset, data.Stream):
         rows = min(MAX_ROWS, dataset.info.num_classes)
-        shown, cut = dataset.samples(rows, COLUMNS)  # a folder's first pictures are of all classes
+        shown, cut = dataset.samples(rows, COLUMNS)  # the first samples cover all classes
     else:
         train = dataset.splits[data.Split.TRAIN]
         labels = np.asarray(train.labels)

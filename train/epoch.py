@@ -13,7 +13,8 @@ from googlenet_jax.errors import DataError, TrainingError
 from googlenet_jax.storage.checkpoint import Checkpoints, Record
 from googlenet_jax.training.feeds import Feed
 from googlenet_jax.training.state import TrainState
-from train.console import Progress, StopRequest
+from train.progress import Progress
+from train.stop import StopRequest
 
 # A call of the compiled steps takes about this long: long enough to hide the latency of a call,
 # short enough to serve signals and the progress bar. It changes no bit of the result.

@@ -1,6 +1,5 @@
-"""Evaluates a checkpoint: python -m train.evaluate --workdir runs/digits --split test."""
+"""Evaluates a checkpoint of a run: python -m train.evaluate --workdir runs/digits --split test."""
 
-import argparse
 import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -15,21 +14,19 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> None:
-    """Prints loss and accuracies, and writes them beside the checkpoints as JSON."""
+    """Prints loss and accuracies, and writes them to a JSON file in the working directory."""
     parser = console.Parser(
         "train.evaluate",
         description="Evaluates a checkpoint of a run on every image of a split.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("--workdir", type=fileio.parse, required=True, help="of the run")
-    parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
-    parser.add_argument("--split", default="test", choices=("train", "valid", "test"))
-    parser.add_argument("--data-path", default="", help="of the data, if it is elsewhere now")
+    parser.add_checkpoint()
+    splits = ("train", "valid", "test")
+    parser.add_argument("--split", default="test", choices=splits, help="default: test")
+    parser.add_data_path()
     arguments = parser.parse_args(argv)
 
     result = evaluate(arguments.workdir, arguments.checkpoint, arguments.split, arguments.data_path)
-    # Figures of other images, under a name of their own, replace none of the run's.
+    # Results on other data get another file name, so that they do not replace the run's own.
     other = f"_{result['data']['sha256'][:12]}" if result["other_data"] else ""
     name = f"evaluation_{arguments.split}_{result['step']}{other}.json"
     console.say(
@@ -38,7 +35,7 @@ def main(argv: list[str]) -> None:
         f"top-1 {result['accuracy']:.4f}, top-5 {result['top5_accuracy']:.4f}"
     )
     if other:
-        console.say(f"  of other data than the run's: {result['data']['source']}")
+        console.say(f"  on other data than the run used: {result['data']['source']}")
     for label, accuracy in result["per_class_accuracy"].items():
         console.say(f"  {label:12} {accuracy:.4f}")
     try:
@@ -51,12 +48,12 @@ def main(argv: list[str]) -> None:
 def evaluate(
     workdir: WorkdirPath, checkpoint: str, split_name: str, data_path: str
 ) -> dict[str, Any]:
-    """The metrics of one split under one checkpoint, and what they were measured on.
+    """Returns the metrics of a checkpoint on a split, with the provenance of both.
 
     Raises:
-      UserError: run, checkpoint, split or data cannot be used.
+      UserError: The run, checkpoint, split or data cannot be used.
     """
-    # Imported here so that a mistake on the command line is told before JAX has loaded.
+    # Imported here so that a mistake on the command line is reported before JAX is loaded.
     from googlenet_jax import data
     from googlenet_jax.report.runs import identity
     from googlenet_jax.storage.loading import load_model
@@ -68,14 +65,14 @@ def evaluate(
     config.data.path = data_path or config.data.path
     dataset = data.load(config.data, config.seed)
     source, is_imported = dataset.provenance["source"], "imported" in model.record.provenance
-    # A state dict has no names, so those of imported classes may be numbers.
+    # A PyTorch state dict has no class names, so imported networks may have numbers instead.
     are_numbers = model.info.class_names == tuple(map(str, range(model.info.num_classes)))
     check_fits(source, dataset.info, model.info, with_names=not (is_imported and are_numbers))
     split = data.Split(split_name)
     if split not in dataset.splits:
-        raise UserError(f"--split={split}: the data have none, only {', '.join(dataset.splits)}")
-    # Normalised and cut as the weights are used to; the other splits need not go to the device.
-    only: Any = {split: dataset.splits[split]}  # of either kind of data set
+        raise UserError(f"--split={split}: the data has only {', '.join(dataset.splits)}")
+    # Normalise and crop as in training. The other splits are not copied to the device.
+    only: Any = {split: dataset.splits[split]}  # for either kind of data set
     dataset = dataclasses.replace(dataset, info=model.info, splits=only)
     with contextlib.closing(feeds.create(dataset, config)) as feed:
         metrics = feed.evaluate(model.state, split).compute()
@@ -96,16 +93,16 @@ def evaluate(
 def check_fits(
     source: str, found: "DatasetInfo", expected: "DatasetInfo", with_names: bool
 ) -> None:
-    """Makes sure that images and labels mean to the network what they mean to the data.
+    """Checks that image shape and classes of a data set are those of the network.
 
     Args:
-      source: of the data, for messages.
-      found: in the data.
-      expected: by the network.
-      with_names: False where the network's classes have none.
+      source: Where the data comes from, for error messages.
+      found: Description of the data set.
+      expected: Description of the data set that the network was trained on.
+      with_names: Whether to compare class names; False if the network's classes have none.
 
     Raises:
-      DataError: they do not.
+      DataError: They differ.
     """
     if found.image_shape != expected.image_shape:
         raise DataError(
@@ -118,7 +115,7 @@ def check_fits(
         )
     for label, (one, other) in enumerate(zip(found.class_names, expected.class_names, strict=True)):
         if with_names and one != other:
-            raise DataError(f"{source}: class {label} is {one!r}, but {other!r} to the network")
+            raise DataError(f"{source}: class {label} is {one!r}; the network has {other!r}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Exports a network: python -m train.export --workdir runs/digits --out exports/digits.
 
-What the folder holds: `googlenet_jax.storage.export`.
+`googlenet_jax.storage.export` describes the files in the folder.
 """
 
 import datetime
@@ -21,15 +21,11 @@ def main(argv: list[str]) -> None:
     """Writes an export of a checkpoint."""
     parser = console.Parser(
         "train.export",
-        description="Writes a folder with a checkpoint's network: weights, config, model card, "
-        "and a program that needs JAX alone.",
-        allow_abbrev=False,
+        description="Writes a checkpoint's network to a folder: weights, config, model card, "
+        "and an exported program that runs with JAX alone.",
     )
-    parser.add_argument("--workdir", type=fileio.parse, required=True, help="of the run")
-    parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
-    parser.add_argument(
-        "--out", type=console.local_path, required=True, help="new folder, or an empty one"
-    )
+    parser.add_checkpoint()
+    parser.add_argument("--out", type=console.local_path, required=True, help="new or empty folder")
     arguments = parser.parse_args(argv)
 
     from googlenet_jax.storage import export
@@ -54,24 +50,22 @@ def main(argv: list[str]) -> None:
 
 
 def command(config: "Config") -> str:
-    """The shortest command that starts such a run: a shipped config and what differs from it."""
-    wanted = {name: value for name, _, value in config.options()}
-    candidates: list[list[str]] = []
+    """Returns the shortest command that starts such a run from a shipped config and overrides."""
+    commands: list[list[str]] = []
     for shipped in flags.shipped_configs():
-        base = {name: value for name, _, value in flags.parse([f"--config={shipped}"])[0].options()}
-        changes = [
-            f"--config.{name}={value}" for name, value in wanted.items() if base[name] != value
-        ]
-        candidates.append(["python", "-m", "train.main", "--config", shipped, *changes])
-    shortest: list[str] = min(candidates, key=len)
+        base, _ = flags.parse([f"--config={shipped}"])
+        options = zip(config.options(), base.options(), strict=True)
+        changes = [f"--config.{name}={new}" for (name, _, new), (*_, old) in options if new != old]
+        commands.append(["python", "-m", "train.main", "--config", shipped, *changes])
+    shortest: list[str] = min(commands, key=len)
     return shlex.join(shortest)
 
 
 def training_environment(workdir: WorkdirPath) -> dict[str, Any]:
-    """Time, device and versions of a finished run, from its summary.json; empty without one.
+    """Reads time, device and versions of a finished run from summary.json; {} if there is none.
 
     Raises:
-      UserError: the file is damaged.
+      UserError: The file is damaged.
     """
     path = workdir / "summary.json"
     try:
@@ -84,7 +78,7 @@ def training_environment(workdir: WorkdirPath) -> dict[str, Any]:
             and isinstance(device["kind"], str)
             and isinstance(versions, dict)
         ):
-            raise ValueError("time, device or versions are none")
+            raise ValueError("wall_seconds, device or versions has a wrong value")
         return {"wall_seconds": seconds, "device": device, "versions": versions}
     except FileNotFoundError:
         return {}

@@ -1,8 +1,8 @@
-"""Hands weights over to PyTorch: python -m train.export_torch --workdir runs/cifar10 --out net.pth.
+"""Exports weights to PyTorch: python -m train.export_torch --workdir runs/cifar10 --out net.pth.
 
-The names are those of the article's code, whose checkpoint is {"net": ..., "acc": ..., "epoch":
-...}; torchvision's network gets torchvision's names, and the PyTorch CIFAR zoo's the zoo's. A file
-that ends in .safetensors holds the state dict alone, and needs no PyTorch.
+Tensors get the names of the article's code, of torchvision or of the PyTorch CIFAR zoo, depending
+on the network. A .pth file holds the article's {"net": state dict, "acc": ..., "epoch": ...}. A
+.safetensors file holds the state dict alone; PyTorch is not needed to write it.
 """
 
 import io
@@ -15,18 +15,15 @@ from train import console
 
 
 def main(argv: list[str]) -> None:
-    """Writes a PyTorch checkpoint."""
+    """Writes the file that --out names."""
     parser = console.Parser(
         "train.export_torch",
-        description="Writes a checkpoint's weights as the PyTorch code that has its network names "
-        "them: the article's, torchvision's or the CIFAR zoo's.",
-        allow_abbrev=False,
+        description="Writes a checkpoint's weights as a PyTorch state dict for the code that "
+        "defines the same network: the article's, torchvision's or the PyTorch CIFAR zoo's.",
     )
-    parser.add_argument("--workdir", type=fileio.parse, required=True, help="of the run")
-    parser.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
-    parser.add_argument(
-        "--out", type=console.local_path, required=True, help=".pth or .safetensors"
-    )
+    parser.add_checkpoint()
+    out_help = "file to write, .pth or .safetensors"
+    parser.add_argument("--out", type=console.local_path, required=True, help=out_help)
     arguments = parser.parse_args(argv)
     check_file(arguments.out)
 
@@ -35,17 +32,17 @@ def main(argv: list[str]) -> None:
 
     model = load(arguments.workdir, arguments.checkpoint)
     if "inception3a" not in model.state.params:
-        raise UserError(f"--workdir={arguments.workdir}: is no GoogLeNet")
+        raise UserError(f"--workdir={arguments.workdir}: not a GoogLeNet; only those are exported")
     layout = torch_weights.layout_of(model.state.params)
     tensors = torch_weights.export(
         model.state.params, model.state.batch_stats, int(model.state.step), layout
     )
-    write(arguments.out, tensors, _beside(model.record))
+    write(arguments.out, tensors, _metadata(model.record))
     console.say(f"{len(tensors)} tensors, {layout} layout, written to {arguments.out}")
 
 
-def _beside(record: Any) -> dict[str, Any]:
-    """What the article's code keeps beside the state dict: accuracy in % and epoch, from 0."""
+def _metadata(record: Any) -> dict[str, Any]:
+    """The values that the article's code stores: accuracy in percent, and epoch from 0."""
     imported = {k: v for k, v in record.provenance.get("imported", {}).items() if k != "layout"}
     evaluated = [entry for entry in record.history if "test_accuracy" in entry]
     if imported or not evaluated:
@@ -54,28 +51,28 @@ def _beside(record: Any) -> dict[str, Any]:
 
 
 def check_file(path: Path) -> None:
-    """Checks, before a network is loaded, that a file can be put in a place.
+    """Checks, before a network is loaded, that a file can be written.
 
     Raises:
-      UserError: its folder is not there, or something is in the way.
+      UserError: Its folder does not exist, or the path is not a regular file.
     """
     try:
         reason = ""
         if path.exists() and not path.is_file():
-            reason = "it is there, and no regular file"
+            reason = "it is not a regular file"
         elif not path.parent.is_dir():
-            reason = f"there is no folder {path.parent}"
+            reason = f"the folder {path.parent} does not exist"
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = str(error)
     if reason:
         raise UserError(f"--out={path}: cannot be written: {reason}")
 
 
-def write(path: Path, tensors: dict[str, Any], beside: dict[str, Any]) -> None:
-    """Writes a state dict, and in PyTorch's own format what stands beside it.
+def write(path: Path, tensors: dict[str, Any], metadata: dict[str, Any]) -> None:
+    """Writes a state dict as .safetensors, or with metadata in PyTorch's format.
 
     Raises:
-      UserError: the file cannot be written, or PyTorch is not installed.
+      UserError: The file cannot be written, or PyTorch is not installed.
     """
     try:
         if path.suffix == ".safetensors":
@@ -87,12 +84,12 @@ def write(path: Path, tensors: dict[str, Any], beside: dict[str, Any]) -> None:
 
             net = {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}
             file = io.BytesIO()
-            torch.save({"net": net, **beside}, file)
+            torch.save({"net": net, **metadata}, file)
             content = file.getvalue()
         fileio.write(path, content)
     except ImportError as error:
         raise UserError(
-            f"--out={path}: needs PyTorch (pip install torch), or .safetensors"
+            f"--out={path}: needs PyTorch (pip install torch); or write .safetensors"
         ) from error
     except OSError as error:
         raise UserError(f"--out={path}: cannot be written: {error}") from error

@@ -1,7 +1,7 @@
 """The command line of `train.main`.
 
-ml_collections' config flags do the typed overrides. Around them, this module finds shipped
-configs by name, checks names and values, and turns each mistake into one line.
+ml_collections parses the typed overrides. This module finds shipped configs by name, checks the
+names of flags, and reports each mistake in one line.
 """
 
 import ast
@@ -20,40 +20,42 @@ from googlenet_jax.config import Config, check_name
 from googlenet_jax.errors import ConfigError, UserError
 from googlenet_jax.fileio import WorkdirPath
 
-MAX_BYTES = 2**20  # of a config file
+MAX_BYTES = 2**20  # largest config file that is read
 USAGE = """\
 usage: python -m train.main --config CONFIG [--config.FIELD=VALUE ...] [--workdir DIR]
          [--coordinator HOST:PORT --num_processes N --process_id I]
 
-Trains a network. A working directory that holds checkpoints is resumed.
+Trains a network. If the working directory holds checkpoints, the run resumes from the newest.
 
-  --config CONFIG        a file, or the name of a shipped config: {shipped}
-  --config.FIELD=VALUE   override a setting (below)
-  --workdir DIR          where the run is kept, a folder or gs://… or s3://…; default:
+  --config CONFIG        a config file, or the name of a shipped config:
+{shipped}
+  --config.FIELD=VALUE   override a setting; all settings are listed below
+  --workdir DIR          where the run is stored: a folder, gs://... or s3://...; default:
                          runs/<config name>
   --coordinator HOST:PORT, --num_processes N, --process_id I
-                         where process 0 is heard, how many there are, and which one this is, from
-                         0; Cloud TPU, SLURM, Open MPI and Kubernetes tell JAX that themselves
-  --help                 this text
+                         address of process 0, number of processes, and number of this process,
+                         from 0; not needed on Cloud TPU, SLURM, Open MPI and Kubernetes
+  --help                 show this text
 
 settings and their defaults:
 """
 
 
 def shipped_configs() -> dict[str, Path]:
-    """The configs of the `configs` package, by name."""
+    """The config files of the `configs` package, by name."""
     folder = Path(str(importlib.resources.files("configs")))
     return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
 
 
 def help_text() -> str:
-    """Every flag and every setting with its default, meaning and range."""
-    lines = [USAGE.format(shipped=", ".join(shipped_configs()))]
+    """The text of --help: every flag, and every setting with its default, meaning and range."""
+    shipped = textwrap.indent(textwrap.fill(", ".join(shipped_configs()), 71), " " * 25)
+    lines = [USAGE.format(shipped=shipped)]
     for name, field, _ in Config().options():
         lines.append(f"  --config.{name}={field.default!r}")
         limits = _limits(field)
         meaning = field.metadata["help"] + (f" ({limits})" if limits else "")
-        lines += textwrap.wrap(meaning, 88, initial_indent=" " * 8, subsequent_indent=" " * 8)
+        lines.append(textwrap.indent(textwrap.fill(meaning, 80), " " * 8))
     return "\n".join(lines)
 
 
@@ -62,7 +64,7 @@ def _limits(field: dataclasses.Field) -> str:
 
 
 def settings_page() -> str:
-    """docs/configs.md: every shipped config and every setting, as Markdown."""
+    """The text of docs/configs.md: every shipped config and every setting, as Markdown."""
     lines = [
         "# Configs",
         "",
@@ -91,17 +93,17 @@ def settings_page() -> str:
 
 
 def parse(argv: list[str]) -> tuple[Config, WorkdirPath]:
-    """The config and the working directory that the arguments name.
+    """Returns the config and the working directory that a command line names.
 
     Raises:
-      UserError: anything is wrong with them.
+      UserError: A flag is missing or unknown, or its value is not allowed.
     """
     argv = join_values(argv)
     names = [value for name, _, value in map(_split, argv) if name == "config"]
     if len(names) != 1 or not names[0]:
+        shipped = ", ".join(shipped_configs())
         raise UserError(
-            "--config is required once; shipped configs: "
-            f"{', '.join(shipped_configs())}; --help lists all settings"
+            f"--config is required once; shipped configs: {shipped}; --help lists all settings"
         )
     path = _find(names[0])
     overrides = [argument for argument in argv if _split(argument)[0] != "config"]
@@ -109,23 +111,22 @@ def parse(argv: list[str]) -> tuple[Config, WorkdirPath]:
 
 
 def apply(config: Config, overrides: list[str], name: str = "") -> tuple[Config, WorkdirPath]:
-    """A config with the overrides of the arguments, and the working directory that they name.
+    """Returns a copy of the config with the overrides applied, and the working directory.
 
     Args:
-      config: stays as it is.
-      overrides: --config.FIELD=VALUE, and --workdir=DIR.
-      name: of the config, from which the default working directory is called.
+      config: The config to start from.
+      overrides: Arguments of the forms --config.FIELD=VALUE and --workdir=DIR.
+      name: The config's name; the default working directory is runs/<name>.
 
     Raises:
-      UserError: anything is wrong with them.
+      UserError: A flag is unknown, or its value is not allowed.
     """
     for argument in overrides:
         _check(argument)
-    for _ in config.options():  # all groups are there: ml_collections takes that for granted
-        pass
+    list(config.options())  # raises if a group is missing, which ml_collections does not check
     values = flags.FlagValues()
-    # ml_collections would load the file as well, but it does so under one fixed module name, only
-    # if --config comes first, and with tracebacks.
+    # ml_collections could load the file too, but only under one fixed module name, only if --config
+    # comes first, and with tracebacks.
     config_flags.DEFINE_config_dataclass(
         "config", config, flag_values=values, sys_argv=["main", *overrides]
     )
@@ -134,11 +135,11 @@ def apply(config: Config, overrides: list[str], name: str = "") -> tuple[Config,
         values(["main", *overrides])
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error).splitlines()[0]) from error
-    return values.config.validate(), fileio.parse(values.workdir)  # a copy, with the overrides
+    return values.config.validate(), fileio.parse(values.workdir)
 
 
 def _load(path: Path) -> Config:
-    """What a config file's `get_config()` returns."""
+    """Returns the result of a config file's `get_config()`."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"larger than {MAX_BYTES:,} bytes")
@@ -150,7 +151,7 @@ def _load(path: Path) -> Config:
         config = module.get_config()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # the user's own file may raise anything
+    except BaseException as error:  # the user's file may raise anything
         raise UserError(f"--config={path}: {type(error).__name__}: {_text(error)}") from error
     if not isinstance(config, Config):
         raise ConfigError(f"--config={path}: get_config() must return a googlenet_jax Config")
@@ -160,17 +161,17 @@ def _load(path: Path) -> Config:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as other:  # of the user's own class
+    except Exception as other:  # raised by the user's own exception class
         return f"(no text: {type(other).__name__})"
 
 
 def _split(argument: str) -> tuple[str, str, str]:
-    """("config.seed", "=", "3") of "--config.seed=3"."""
+    """Splits "--config.seed=3" into ("config.seed", "=", "3"); a bare value has no name."""
     return argument.lstrip("-").partition("=") if argument.startswith("-") else ("", "", argument)
 
 
 def join_values(argv: list[str], prefix: str = "-") -> list[str]:
-    """Writes each "--name value" whose name begins so as "--name=value"."""
+    """Joins each "--name value" to "--name=value" if "--name" starts with the prefix."""
     joined: list[str] = []
     for argument in argv:
         is_value = not argument.startswith("-") or argument[1:2] in tuple(".0123456789")
@@ -182,18 +183,17 @@ def join_values(argv: list[str], prefix: str = "-") -> list[str]:
 
 
 def _find(name: str) -> Path:
-    """A config file by its path, or a shipped one by its name or its path in a clone."""
+    """Finds a config file by path, or a shipped one by name or by its path in a clone."""
     path = Path(name)
-    with contextlib.suppress(OSError):  # such as a name that is too long
+    with contextlib.suppress(OSError):  # for example a name that is too long
         if path.is_file():
             return path
     shipped = shipped_configs()
-    # In a directory without the clone, configs/digits.py is the shipped one too.
+    # Outside a clone, configs/digits.py means the shipped config too.
     if path in (Path(path.stem), Path("configs", f"{path.stem}.py")) and path.stem in shipped:
         return shipped[path.stem]
-    raise UserError(
-        f"--config={name}: no such file or shipped config; there are: {', '.join(shipped)}"
-    )
+    names = ", ".join(shipped)
+    raise UserError(f"--config={name}: no such file or shipped config; shipped configs: {names}")
 
 
 def _check(argument: str) -> None:
@@ -204,11 +204,11 @@ def _check(argument: str) -> None:
     if name in ("config", "workdir"):
         pass
     elif group != "config":
-        raise UserError(f"--{name}: no such flag; there are --config, --config.FIELD, --workdir")
+        raise UserError(f"--{name}: no such flag; use --config, --config.FIELD or --workdir")
     elif not field:
-        raise UserError(f"{argument}: names no setting; overrides are --config.FIELD=VALUE")
+        raise UserError(f"{argument}: setting missing; overrides are --config.FIELD=VALUE")
     elif check_name(field) not in {option for option, _, _ in Config().options()}:
-        raise UserError(f"--{name}: a group of settings; name one, as --config.{field}.FIELD=VALUE")
+        raise UserError(f"--{name}: a group; set one of its fields, --config.{field}.FIELD=VALUE")
     if not equals or (name == "workdir" and not value):
         raise UserError(f"--{name}: needs a value")
 

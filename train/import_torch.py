@@ -1,7 +1,7 @@
-"""Takes over weights from PyTorch: python -m train.import_torch net.pth --workdir runs/imported.
+"""Imports weights from PyTorch: python -m train.import_torch net.pth --workdir runs/imported.
 
 The file is a state dict of a GoogLeNet: the article's, torchvision's or the PyTorch CIFAR zoo's.
-What it cannot tell, `--config` and its overrides say, as in `train.main`.
+`--config` and overrides, as in `train.main`, give the settings that a state dict does not contain.
 """
 
 import argparse
@@ -20,25 +20,24 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> None:
-    """Writes a working directory that `evaluate`, `load` and `train.init_from` read."""
+    """Writes a working directory that `train.evaluate`, `load` and `train.init_from` accept."""
     parser = console.Parser(
         "train.import_torch",
         usage="python -m train.import_torch FILE --workdir DIR [--no-transform-input] "
         "[--config CONFIG] [--config.FIELD=VALUE ...]",
-        description="Takes over the weights of a GoogLeNet from PyTorch: a state dict of the "
+        description="Imports the weights of a GoogLeNet from PyTorch: a state dict of the "
         "article's code, of torchvision or of the PyTorch CIFAR zoo.",
-        epilog="--config names the network and its data set, where the file cannot tell: the max "
-        "pools leave no trace in it, and ten classes are taken for CIFAR-10's. Settings without "
-        "--config change what was found.",
-        allow_abbrev=False,
+        epilog="Without --config, network and data set are derived from the file, and overrides "
+        "change the result. The file does not contain everything: max pools have no weights, and "
+        "ten classes are assumed to be CIFAR-10's. With --config, the config describes both.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help=".pth or .safetensors")
-    parser.add_argument("--workdir", type=fileio.parse, required=True, help="new, or empty")
+    parser.add_argument("--workdir", type=fileio.parse, required=True, help="new or empty folder")
     parser.add_argument(
         "--transform-input",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="torchvision's option of that name, which its own ImageNet weights have (default)",
+        help="torchvision's option of this name; its own ImageNet weights need it (default: on)",
     )
     arguments, rest = parser.parse_known_args(flags.join_values(argv, "--config"))
     if any(not argument.startswith("--config") for argument in rest):
@@ -69,21 +68,21 @@ def main(argv: list[str]) -> None:
 def write_workdir(
     workdir: WorkdirPath, path: Path, file: "TorchFile", config: "Config", info: "DatasetInfo"
 ) -> dict[str, Any]:
-    """A working directory with one checkpoint: the weights, and an optimizer that starts afresh.
+    """Writes a working directory with one checkpoint: the weights, and a fresh optimizer state.
 
     Args:
-      workdir: must be new or empty.
-      path: of the file, for the record.
-      file: what it holds.
-      config: of its network.
-      info: the images that it was made for.
+      workdir: Must be new or empty.
+      path: The state dict's file, whose name goes into the checkpoint.
+      file: The file's content.
+      config: The config of the network.
+      info: The data set that the network was trained on.
 
     Returns:
-      What summary.json holds.
+      The content of summary.json.
 
     Raises:
-      DataError: the tensors do not fit the network; nothing is written.
-      UserError: the directory will not do.
+      DataError: The tensors do not fit the network; nothing is written.
+      UserError: The directory cannot be used.
     """
     import jax
 

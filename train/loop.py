@@ -29,9 +29,9 @@ from googlenet_jax.training import feeds, health, state
 from googlenet_jax.training.metrics import Evaluation, Metrics
 from googlenet_jax.training.state import Keys, TrainState
 from train import console, messages
-from train.console import StopRequest
 from train.epoch import Run, saved_if_data_fail, train_epoch
 from train.resume import restore, start
+from train.stop import StopRequest
 
 
 def train_and_evaluate(

@@ -1,6 +1,6 @@
 """Classifies pictures: python -m train.predict --workdir runs/digits photo.jpg scans/.
 
-How a picture becomes what the network sees: `googlenet_jax.data.pictures`.
+`googlenet_jax.data.pictures` converts a picture to the input of a network.
 """
 
 import io
@@ -25,44 +25,36 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Source = tuple[str, Path | bytes | DataError]
-"""A picture's name and its file or content, or why there is none."""
+"""A picture's name, and its path, its content, or the reason why it cannot be read."""
 
 BATCH_SIZE = 64
 TOP_K = 5
 
 
 def main(argv: list[str]) -> None:
-    """Prints a line for each picture; ends with status 2 if one of them could not be read."""
+    """Prints a line for each picture; exits with status 2 if a picture could not be read."""
+    shipped = ", ".join(
+        f"{name} ({pretrained.FOLDER / name / 'samples'})" for name in pretrained.names()
+    )
     parser = console.Parser(
         "train.predict",
-        description="Names the most probable classes of pictures of any size and kind.",
-        epilog="Networks that ship with this package, each with samples: "
-        + ", ".join(
-            f"{name} ({pretrained.FOLDER / name / 'samples'})" for name in pretrained.names()
-        ),
-        allow_abbrev=False,
+        description="Prints the most probable classes of pictures of any size and format.",
+        epilog=f"Networks that ship with this package, with sample pictures: {shipped}",
     )
     network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--workdir", type=fileio.parse, help="of a run")
-    network.add_argument("--model", help="an export, or the name of a network that ships")
-    parser.add_argument(
-        "--checkpoint", help="of the run: best (default), latest or a step", metavar="NAME"
-    )
-    parser.add_argument(
-        "--top-k", type=int, metavar="K", help=f"classes to name; {TOP_K} (default) or all"
-    )
-    parser.add_argument("--json", action="store_true", help="print a JSON object a line")
-    parser.add_argument(
-        "images",
-        nargs="+",
-        metavar="IMAGE",
-        help="a file, a folder with all below it, or - (stdin)",
-    )
+    network.add_argument("--workdir", type=fileio.parse, help="folder of a run")
+    network.add_argument("--model", help="folder of an export, or name of a shipped network")
+    parser.add_argument("--checkpoint", help="of the run: best (default), latest or a step")
+    top_k_help = f"classes per picture (default: {TOP_K}, or all if there are fewer)"
+    parser.add_argument("--top-k", type=int, metavar="K", help=top_k_help)
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    images_help = "a file, a folder with its subfolders, or - for standard input"
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help=images_help)
     arguments = parser.parse_args(argv)
     if arguments.model is not None and arguments.checkpoint is not None:
-        raise UserError("--checkpoint: an export holds one checkpoint; only runs have more")
+        raise UserError("--checkpoint: an export holds one checkpoint; use it with --workdir")
 
-    # Imported here so that a mistake on the command line is told before JAX has loaded.
+    # Imported here so that a mistake on the command line is reported before JAX is loaded.
     from googlenet_jax.storage.loading import load_export, load_run
 
     if arguments.workdir:
@@ -74,7 +66,7 @@ def main(argv: list[str]) -> None:
     if not 1 <= top_k <= len(names):
         raise UserError(f"--top-k={top_k}: must be 1 to {len(names)}, the number of classes")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold any bytes
 
     failed = False
     for name, result in classify(model, find_images(arguments.images)):
@@ -82,7 +74,7 @@ def main(argv: list[str]) -> None:
             failed = True
             console.complain(f"{name}: {result}")
         else:
-            # Flushed line by line: who reads them need not wait for the last batch.
+            # Each line is flushed, so a reader need not wait for the last batch.
             console.say(render(name, result, names, top_k, arguments.json))
     if failed:
         sys.exit(2)
@@ -91,7 +83,7 @@ def main(argv: list[str]) -> None:
 def render(
     name: str, probabilities: "np.ndarray", class_names: Sequence[str], top_k: int, as_json: bool
 ) -> str:
-    """A picture's most probable classes in one line; of equals, the first class first."""
+    """Formats the most probable classes in one line; equal ones in the order of the classes."""
     best = (-probabilities).argsort(stable=True)[:top_k]
     if as_json:
         predictions = [
@@ -107,7 +99,7 @@ def render(
 
 
 def find_images(arguments: Sequence[str]) -> list[Source]:
-    """What the arguments name, in their order; a folder's files sorted by path."""
+    """Returns the pictures that the arguments name, in order; a folder's files sorted by path."""
     found: list[Source] = []
     for argument in arguments:
         if argument == "-":
@@ -143,21 +135,21 @@ def _read_stdin() -> bytes | DataError:
 def classify(
     model: "Model", sources: Sequence[Source]
 ) -> Iterator[tuple[str, "np.ndarray | DataError"]]:
-    """The probabilities of each picture's classes, or why it has none, in the sources' order.
+    """Yields each picture's name and class probabilities, or the error, in the order of `sources`.
 
-    Files are decoded while the device computes the batch before, one program serves all batches,
-    and a batch's results are there once the next one has been started.
+    Threads decode the next batch while the device computes the current one. All batches have the
+    same size, so the network is compiled once.
 
     Args:
-      model: of which normalisation, size and classes are taken.
-      sources: at least one.
+      model: The network, with the image shape and normalisation that it expects.
+      sources: The pictures, at least one.
     """
     import jax
     import numpy as np
 
     shape = model.info.image_shape
     batches = -(-len(sources) // BATCH_SIZE)
-    size = -(-len(sources) // batches)  # equal batches: little is computed for nothing
+    size = -(-len(sources) // batches)  # equal batches need little padding
 
     def decode(file: Path | bytes | DataError) -> "np.ndarray | DataError":
         try:
@@ -189,7 +181,7 @@ def classify(
 
 
 def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each of them handed out once the next one has been begun."""
+    """Yields the same items, each one after the next has been taken from `items`."""
     for item, _ in itertools.pairwise(itertools.chain(items, [None])):
         yield item  # type: ignore[misc]
 

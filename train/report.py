@@ -1,4 +1,4 @@
-"""A page about runs: python -m train.report runs/one runs/two --out report."""
+"""Compares runs on an HTML page: python -m train.report runs/one runs/two --out report."""
 
 import os
 from pathlib import Path
@@ -9,25 +9,24 @@ from train import console
 
 
 def main(argv: list[str]) -> None:
-    """Writes index.html, which needs no other file, and the PNG files of its pictures."""
+    """Writes index.html, which is self-contained, and its plots as separate PNG files."""
     parser = console.Parser(
         "train.report",
-        description="Writes a page that says which run is best and on what it fails. Runs that "
-        "differ in nothing but their seed count as one.",
-        allow_abbrev=False,
+        description="Writes an HTML page that says which run is best and what it gets wrong. "
+        "Runs that differ only in the seed count as one.",
     )
     parser.add_argument(
-        "workdirs", nargs="+", type=fileio.parse, metavar="WORKDIR", help="of a run"
+        "workdirs", nargs="+", type=fileio.parse, metavar="WORKDIR", help="folder of a run"
     )
-    parser.add_argument("--out", type=fileio.parse, required=True, help="folder of the page")
-    parser.add_argument("--data-path", default="", help="of the data, if they are elsewhere now")
+    parser.add_argument("--out", type=fileio.parse, required=True, help="folder for the page")
+    parser.add_data_path()
     arguments = parser.parse_args(argv)
     if isinstance(arguments.out, Path):
         check_folder(arguments.out)
     else:
         fileio.check(arguments.out)
 
-    # Imported here so that a mistake on the command line is told before JAX has loaded.
+    # Imported here so that a mistake on the command line is reported before JAX is loaded.
     from googlenet_jax.report import page
 
     report = page.build(arguments.workdirs, arguments.data_path)
@@ -43,10 +42,10 @@ def main(argv: list[str]) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Checks, before minutes are spent, that a folder is there or can be made.
+    """Checks, before minutes of work, that a folder exists or can be created.
 
     Raises:
-      UserError: it is a file, or lies in a place that cannot be written.
+      UserError: It is a file, or its place cannot be written.
     """
     try:
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())

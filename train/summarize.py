@@ -1,7 +1,7 @@
 """Prints a network's layers and their costs: python -m train.summarize --config cifar10.
 
-Takes the settings of `train.main`. It needs neither the data set nor weights, and computes
-nothing but shapes. What is counted: `googlenet_jax.models.layer_table`.
+Takes the settings of `train.main`. Needs neither data nor weights, because it computes only shapes.
+`googlenet_jax.models.layer_table` describes what is counted.
 """
 
 from train import console, flags
@@ -16,8 +16,7 @@ def main(argv: list[str]) -> None:
         usage="python -m train.summarize --config CONFIG [--config.FIELD=VALUE ...] "
         f"[--format {'|'.join(FORMATS)}]",
         description="Prints each layer's shapes, parameters, memory, MACs and FLOPs per image.",
-        epilog="Configs and settings are those of train.main; see python -m train.main --help.",
-        allow_abbrev=False,
+        epilog="For configs and settings see python -m train.main --help.",
     )
     parser.add_argument("--format", default="text", choices=FORMATS, help="default: text")
     arguments, settings = parser.parse_known_args(argv)
@@ -27,7 +26,6 @@ def main(argv: list[str]) -> None:
     from googlenet_jax.models import layer_table
 
     info = data.describe(config.data)
-
     rows = layer_table.layer_table(config.model, info.image_shape, info.num_classes)
     render = {
         "text": layer_table.to_text,

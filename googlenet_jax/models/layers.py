@@ -205,7 +205,8 @@ def fused_norm_relu(
 
 def noted(module: nnx.Module, x: Features) -> Features:
     """Returns `x`, a ReLU's output, and sows it for `nnx.capture` as an `nnx.Intermediate`."""
-    module.sow(nnx.Intermediate, "relu", x)
+    if hasattr(module, "__captures__"):  # elsewhere, the module would keep what it sows
+        module.sow(nnx.Intermediate, "relu", x)
     return x
 
 

@@ -1,4 +1,4 @@
-"""A program that starts itself anew with another allocator: once, as the same process."""
+"""A program restarts itself with other allocator settings, once and as the same process."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def test_restart(given, found):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
 @pytest.mark.parametrize(("given", "found"), [({}, "0"), ({NAME: "1"}, "1")])
-def test_what_the_user_has_set_stays(given, found):
+def test_variables_set_by_the_user_are_kept(given, found):
     inherited = {k: v for k, v in os.environ.items() if k not in ("GLIBC_TUNABLES", NAME)}
     program = "import os; from train import allocator; allocator.restart_tuned()"
     output = subprocess.check_output(

@@ -1,4 +1,4 @@
-"""Where a process finds the others of its run: mistakes are told at once."""
+"""Mistakes in the cluster flags and in SLURM's variables are reported at once."""
 
 import pytest
 
@@ -7,10 +7,10 @@ from train import cluster
 
 
 @pytest.mark.parametrize("nodes", ["node[", "[1-2]", "a,,b", "node[1-2", "node[x]", ",", "a b"])
-def test_a_list_of_nodes_that_is_none(monkeypatch, nodes):
+def test_a_malformed_list_of_nodes(monkeypatch, nodes):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv(cluster.NODES, nodes)
-    with pytest.raises(UserError, match="is no list of nodes; unset SLURM_JOB_ID"):
+    with pytest.raises(UserError, match="not a list of nodes; unset SLURM_JOB_ID to run"):
         cluster._check_slurm()
 
 
@@ -25,7 +25,7 @@ def test_a_list_of_nodes_that_is_none(monkeypatch, nodes):
     ],
 )
 def test_the_first_node_is_looked_up(monkeypatch, nodes, first):
-    """As JAX does, but before it waits for minutes."""
+    """JAX does the same, but waits minutes for an answer."""
     asked = []
     monkeypatch.setattr(cluster.socket, "getaddrinfo", lambda host, port: asked.append(host))
     monkeypatch.setenv("SLURM_JOB_ID", "1")
@@ -34,7 +34,7 @@ def test_the_first_node_is_looked_up(monkeypatch, nodes, first):
     assert asked == [first]
 
 
-def test_hosts_that_nobody_knows(monkeypatch):
+def test_wrong_ports_and_unknown_hosts(monkeypatch):
     def unknown(host, port):
         raise OSError(-2, "Name or service not known")
 

@@ -1,4 +1,4 @@
-"""The sheet shows stored images on the left and other pixels of the same ones beside them."""
+"""The sheet shows stored images on the left and their augmentations to the right."""
 
 import numpy as np
 from PIL import Image
@@ -16,4 +16,4 @@ def test_a_sheet_of_digits(tmp_path, capsys):
     assert sheet.shape == (10 * size, (1 + contact_sheet.COLUMNS) * size)
     cells = sheet.reshape(10, size, 1 + contact_sheet.COLUMNS, size).transpose(0, 2, 1, 3)
     for row in cells:
-        assert len({cell.tobytes() for cell in row}) > 3  # of nine possible cuts
+        assert len({cell.tobytes() for cell in row}) > 3  # of nine possible crops

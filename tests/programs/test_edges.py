@@ -1,4 +1,4 @@
-"""How the programs end, whatever the machine and the terminal do to them."""
+"""How programs exit when the machine, the terminal or a signal interferes."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from train import console, loop
 
 
 def program(body, *, redirect="", timeout=60, **options):
-    """Runs the body of a `main(argv)` as a program; `redirect` is the shell's."""
+    """Runs the body of a `main(argv)` as a program, with a redirection of the shell."""
     code = "import os, signal, sys, threading, time\nfrom googlenet_jax.errors import UserError\n"
     code += "from train import console\n\ndef main(argv):\n"
     code += "".join(f"    {line}\n" for line in body.splitlines()) + "\nconsole.start(main)\n"
@@ -25,8 +25,8 @@ def program(body, *, redirect="", timeout=60, **options):
     return subprocess.run(shell, capture_output=True, text=True, timeout=timeout, **options)
 
 
-def test_a_thread_that_never_ends_does_not_keep_a_program_that_has_failed():
-    """As those of Orbax, after a save that failed."""
+def test_a_failed_program_does_not_wait_for_its_threads():
+    """Orbax has such threads after a failed save."""
     ended = program(
         "threading.Thread(target=time.sleep, args=[600]).start()\nraise UserError('no')"
     )
@@ -34,7 +34,7 @@ def test_a_thread_that_never_ends_does_not_keep_a_program_that_has_failed():
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
-def test_what_the_machine_refuses_is_one_line(capfd, number):
+def test_an_error_of_the_machine_is_one_line(capfd, number):
     def main(argv):
         raise OSError(number, os.strerror(number), "runs/a/metrics.jsonl")
 
@@ -51,8 +51,8 @@ def test_a_defect_keeps_its_traceback():
 
 
 @pytest.mark.parametrize(("reason", "told"), [("Event loop is closed", 0), ("a defect", 1)])
-def test_what_is_left_of_a_read_that_failed_is_not_told(reason, told):
-    """As of Orbax's, whose error has been told: a read that is dropped, a loop that is gone."""
+def test_cancelled_reads_are_not_reported(reason, told):
+    """After a failed read, Orbax cancels the others; a callback then finds its loop closed."""
     body = f"""
 class Callback:
     def __del__(self):
@@ -75,8 +75,8 @@ Callback()
 
 
 @pytest.mark.parametrize("redirect", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_done_without(tmp_path, redirect):
-    """And no file gets their number, and what is printed."""
+def test_closed_standard_streams_are_replaced(tmp_path, redirect):
+    """Otherwise a file would get the stream's number, and what is printed."""
     body = (
         f"file = open({str(tmp_path / 'file')!r}, 'w')\nconsole.say('said')\n"
         "console.complain('told')\nos.write(1, b'raw'), os.write(2, b'raw')\nfile.write('mine')"
@@ -86,7 +86,7 @@ def test_closed_streams_are_done_without(tmp_path, redirect):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_full_disk_behind_stdout_is_one_line():
+def test_a_full_disk_under_stdout_is_one_line():
     ended = program("console.say('x')", redirect="> /dev/full")
     assert ended.returncode == 1
     assert ended.stderr == "error: output: No space left on device\n"
@@ -96,10 +96,10 @@ def test_a_full_disk_behind_stdout_is_one_line():
     "body",
     [
         "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)",
-        # In a destructor, from which nothing is raised.
+        # In a destructor, which cannot raise.
         "class Late:\n    def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
         "late = Late()\ndel late\ntime.sleep(60)",
-        # As a library that is being imported may make of it.
+        # During an import, where a library may raise another error instead.
         "try:\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
         "except KeyboardInterrupt:\n    raise ImportError('half imported')",
     ],
@@ -112,14 +112,14 @@ def test_ctrl_c_ends_a_program_without_a_traceback(body):
 
 
 def test_ctrl_c_before_the_program_has_begun():
-    """While Python imports what stands at its top."""
+    """While Python imports the modules at its top."""
     code = "import sys; sys.argv = ['-m']; import train, os, signal; os.kill(os.getpid(), 2)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (-2, "")
 
 
 def test_a_process_outlives_its_terminal(tmp_path):
-    """The hang-up and the errors of what it writes to nobody."""
+    """It ignores SIGHUP and the errors of writing to a closed terminal."""
     ours, theirs = pty.openpty()
     code = (
         "import sys, time; from train import console; console.outlive_terminal(); print('ready')\n"
@@ -141,7 +141,7 @@ def test_a_process_outlives_its_terminal(tmp_path):
 
 
 def test_a_user_without_a_home(monkeypatch):
-    """As in many containers: the caches are done without."""
+    """As in many containers: the run works without caches."""
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert encoded.cached("key", lambda: {}) == ({}, "none (there is no home directory)")
@@ -155,7 +155,7 @@ def test_a_user_without_a_home(monkeypatch):
 
 
 def test_a_save_that_fails_ends_the_run_in_one_line(tmp_path):
-    """At once, and the run goes on when there is room again."""
+    """And the run resumes when there is room again."""
     driver = """
 import os, sys, train.epoch, train.main
 from train import console
@@ -199,8 +199,8 @@ console.start(train.main.main)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda", "foo"])
-def test_a_platform_that_is_not_here(platform):
-    """It is named, with what to do; JAX's own error is a page, or nothing at all."""
+def test_a_missing_platform(platform):
+    """JAX's own error is a page long, or empty."""
     ended = program(
         "import jax; jax.devices()", env=compiling.environment() | {"JAX_PLATFORMS": platform}
     )

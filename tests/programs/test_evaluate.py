@@ -1,4 +1,4 @@
-"""What is measured and called afterwards is what was trained."""
+"""`train.evaluate`, `load` and `train.init_from` use exactly the trained network."""
 
 import dataclasses
 import inspect
@@ -22,7 +22,7 @@ from googlenet_jax.storage.workdir import lock, read_config
 from googlenet_jax.training import optimizer, state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
-# Without the type checks of conftest.py, which would refuse first, as it is for a user.
+# Without the type checks of conftest.py, which would raise first; users do not have them.
 UNCHECKED_LOGITS = inspect.unwrap(Model.logits)
 COUNTS = {"train": 64, "valid": 20, "test": 355}
 
@@ -47,7 +47,7 @@ def history(workdir):
 
 @pytest.fixture(scope="module")
 def best(history):
-    """By validation accuracy, then loss, then the later one: derived from metrics.jsonl alone."""
+    """By validation accuracy, then loss, then the later step; from metrics.jsonl alone."""
     return max(
         history,
         key=lambda step: (history[step]["valid_accuracy"], -history[step]["valid_loss"], step),
@@ -62,7 +62,7 @@ def arrays(workdir):
 
 @pytest.fixture(scope="module")
 def logits(model, arrays):
-    """Of every split, from one call, which compiles once."""
+    """The logits of every split, from one call, which compiles once."""
     images = np.concatenate([arrays[split].images for split in COUNTS])
     ends = np.cumsum(list(COUNTS.values()))
     return dict(
@@ -89,7 +89,7 @@ def test_agrees_with_the_run(workdir, history, best, capsys, checkpoint, split):
     assert (result["step"], result["epoch"]) == (step, 1 + tiny_run.STEPS.index(step))
     assert (result["split"], result["examples"]) == (split, COUNTS[split])
     assert result["loss"] == pytest.approx(history[step][f"{split}_loss"], rel=1e-5)
-    # A count over a count: no rounding can excuse another one.
+    # A ratio of two counts, so it must be equal.
     assert result["accuracy"] == history[step][f"{split}_accuracy"]
     assert result["accuracy"] <= result["top5_accuracy"] <= 1
     assert result["data"]["official"]
@@ -107,13 +107,13 @@ def test_agrees_with_the_run(workdir, history, best, capsys, checkpoint, split):
 
 
 def test_two_checkpoints_differ(history):
-    """Else the test above could not tell one from the other."""
+    """Otherwise the test above could not distinguish them."""
     first, second = (history[step] for step in tiny_run.STEPS)
     assert first["test_loss"] != pytest.approx(second["test_loss"], rel=1e-3)
 
 
 def other_data(monkeypatch, **changes):
-    """The digits as if they lay elsewhere and were others."""
+    """Makes `data.load` return the digits as if they were another data set."""
     load = data.load
 
     def changed(*arguments):
@@ -125,7 +125,7 @@ def other_data(monkeypatch, **changes):
     monkeypatch.setattr(data, "load", changed)
 
 
-def test_other_data_replace_no_figures(workdir, monkeypatch, capsys):
+def test_results_on_other_data_get_another_file(workdir, monkeypatch, capsys):
     path, result = evaluate(workdir, "--checkpoint", "9")
     assert not result["other_data"]
     before = path.read_bytes()
@@ -134,18 +134,18 @@ def test_other_data_replace_no_figures(workdir, monkeypatch, capsys):
     assert path.read_bytes() == before
     other = json.loads((workdir / f"evaluation_test_9_{'f' * 12}.json").read_text())
     assert other["other_data"]
-    assert "of other data than the run's: zoo" in capsys.readouterr().out
+    assert "on other data than the run used: zoo" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("changes", "culprit"),
     [
-        ({"class_names": ("0", "zebra", *"23456789")}, "class 1 is 'zebra', but '1' to the"),
+        ({"class_names": ("0", "zebra", *"23456789")}, "class 1 is 'zebra'; the network has '1'"),
         ({"class_names": tuple("012345678")}, "9 classes; the network has 10"),
         ({"image_shape": (8, 8, 3)}, r"shape \(8, 8, 3\); the network takes \(8, 8, 1\)"),
     ],
 )
-def test_data_that_mean_something_else_are_refused(workdir, monkeypatch, changes, culprit):
+def test_data_of_other_classes_or_shape_are_refused(workdir, monkeypatch, changes, culprit):
     other_data(monkeypatch, **changes)
     before = set(workdir.iterdir())
     with pytest.raises(DataError, match=f"zoo: .*{culprit}"):
@@ -161,7 +161,7 @@ def test_defaults_are_best_and_test(workdir, best):
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_every_image_counts_once(workdir, arrays, logits, split):
-    """All figures again, in numpy, from the logits of one call."""
+    """Recomputes all metrics in NumPy from the logits of one call."""
     _, result = evaluate(workdir, "--split", split)
     labels, values = np.asarray(arrays[split].labels), logits[split].astype(np.float64)
     hits = values.argmax(axis=1) == labels
@@ -193,13 +193,13 @@ def test_wrong_shape_is_refused(model, shape):
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int8, bool])
 def test_wrong_type_is_refused(model, dtype):
-    """Whether such numbers are 0 to 1 or 0 to 255 cannot be known."""
+    """Their range, 0 to 1 or 0 to 255, would be unknown."""
     with pytest.raises(UserError, match=f"images of type {np.dtype(dtype)}: must be uint8"):
         UNCHECKED_LOGITS(model, np.zeros((2, 8, 8, 1), dtype))
 
 
-def test_a_checkpoint_that_the_run_deletes_meanwhile(workdir, tmp_path, monkeypatch):
-    """The run has saved the next one by then."""
+def test_a_checkpoint_that_a_run_deletes_during_loading(workdir, tmp_path, monkeypatch):
+    """The run has saved the next one, which is loaded instead."""
     copy = shutil.copytree(workdir, tmp_path / "run")
     folder = copy / "checkpoints"
     (folder / "9").rename(copy / "9")
@@ -215,7 +215,7 @@ def test_a_checkpoint_that_the_run_deletes_meanwhile(workdir, tmp_path, monkeypa
     assert int(googlenet_jax.load(str(copy), "latest").state.step) == 9
 
 
-def test_a_deletion_that_stands_still(workdir, tmp_path, monkeypatch):
+def test_a_half_deleted_checkpoint(workdir, tmp_path, monkeypatch):
     copy = shutil.copytree(workdir, tmp_path / "run")
     folder = copy / "checkpoints"
     (folder / "9").rename(copy / "9")

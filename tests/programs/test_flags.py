@@ -1,4 +1,4 @@
-"""The command line becomes a config: which file is taken, and what its overrides come to."""
+"""The command line becomes a config: how the file is found, and how overrides apply."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from googlenet_jax.config import Config
 from googlenet_jax.errors import UserError
 from train.flags import help_text, parse, settings_page
 
-# Stands in for a user's own file: far from every default, so that it cannot be mistaken.
+# A user's own config; its values differ from every default.
 OWN = """\
 from googlenet_jax.config import Config, TrainConfig
 
@@ -40,7 +40,7 @@ def test_shipped_config_by_path(name, module, elsewhere, tmp_path, monkeypatch):
 
 
 def test_shipped_configs_differ():
-    """Else the tests above could not tell one from the other."""
+    """Otherwise the tests above could not distinguish them."""
     assert digits.get_config() != cifar10.get_config()
 
 
@@ -54,8 +54,7 @@ def test_own_config_by_relative_path(path, tmp_path, monkeypatch):
     assert workdir == Path("runs/mine")
 
 
-def test_own_config_goes_before_the_shipped_one(tmp_path, monkeypatch):
-    """A file that is there is what its path means."""
+def test_an_existing_file_takes_precedence_over_a_shipped_config(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "digits.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
@@ -90,7 +89,7 @@ def test_own_config_goes_before_the_shipped_one(tmp_path, monkeypatch):
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",
 )
 def test_override(override, name, expected):
-    """Typed, wherever it stands, and nothing else changes."""
+    """It has the field's type, may come before --config, and changes nothing else."""
     config, _ = parse(["--config=cifar10", *override])
     assert parse([*override, "--config=cifar10"])[0] == config
     value = value_of(config, name)
@@ -100,7 +99,7 @@ def test_override(override, name, expected):
     assert {n for n, _, v in config.options() if v != value_of(defaults, n)} <= {name}
 
 
-def test_the_last_of_equal_overrides_counts():
+def test_the_last_override_of_a_setting_counts():
     assert parse(["--config=digits", "--config.seed=3", "--config.seed=4"])[0].seed == 4
 
 
@@ -115,7 +114,7 @@ def test_every_setting_can_be_overridden_by_its_own_value(name):
 
 @pytest.mark.parametrize("value", ["-3", "-1e3"])
 def test_a_negative_number_is_a_value(value):
-    """Not a flag of its own: what is refused is the number."""
+    """It is not taken for a flag: the error is about the number."""
     with pytest.raises(UserError, match=rf"optimizer\.weight_decay=-{float(value[1:]):g}"):
         parse(["--config=digits", "--config.optimizer.weight_decay", value])
 
@@ -126,15 +125,14 @@ def test_workdir(arguments):
     assert parse([*arguments, "--config=digits"])[1] == Path("a/b")
 
 
-def test_parsing_leaves_nothing_behind():
-    """One call's overrides must not reach the next."""
+def test_overrides_do_not_reach_the_next_call():
     parse(["--config=digits", "--config.seed=3", "--workdir=x"])
     assert parse(["--config=digits"]) == (digits.get_config(), Path("runs/digits"))
 
 
 def test_help_names_every_option():
     text = help_text()
-    words = " ".join(text.split())  # as before it was wrapped
+    words = " ".join(text.split())  # without line breaks
     for name, field, _ in Config().options():
         start = f"--config.{name}={field.default!r} "
         assert start in words
@@ -143,6 +141,6 @@ def test_help_names_every_option():
         assert each in text
 
 
-def test_the_page_of_settings_is_what_the_dataclasses_say():
+def test_the_page_of_settings_is_up_to_date():
     page = Path(__file__).parents[2] / "docs" / "configs.md"
     assert page.read_text() == settings_page() + "\n", "python -m train.flags > docs/configs.md"

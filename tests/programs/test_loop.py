@@ -1,4 +1,4 @@
-"""The whole program on the shipped digits config, made small."""
+"""The training program on a small version of the digits config."""
 
 import json
 import os
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def small_config():
-    """8 steps an epoch, of a network that is traced and compiled in a moment."""
+    """8 steps per epoch, and a network that traces and compiles quickly."""
     config = digits.get_config()
     config.model.name, config.model.depth = "preact_resnet", 11
     config.data.max_train_examples = 70
@@ -34,7 +34,7 @@ def small_config():
     return config
 
 
-def test_a_run_leaves_everything_it_promises(tmp_path, capfd):
+def test_a_run_writes_all_its_files(tmp_path, capfd):
     config = small_config()
     summary = train_and_evaluate(config, tmp_path)
 
@@ -45,7 +45,7 @@ def test_a_run_leaves_everything_it_promises(tmp_path, capfd):
     evaluated = {"valid_loss", "valid_accuracy", "test_loss", "test_accuracy"}
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert [line["step"] for line in lines] == [8, 16, 24]
-    # The second epoch by every_epochs, the third because it is the last.
+    # The second epoch is evaluated because of every_epochs, the third because it is the last.
     assert [set(line) for line in lines] == [every_epoch, *2 * [every_epoch | evaluated]]
 
     assert json.loads((tmp_path / "config.json").read_text()) == config.to_dict()
@@ -67,7 +67,7 @@ def test_a_run_leaves_everything_it_promises(tmp_path, capfd):
     assert "[epoch 3/3] train_loss" in output
     assert "best on the valid split" in output
 
-    # The same command again finds nothing to do and changes nothing.
+    # Running the same command again changes nothing.
     before = load_model(tmp_path, "latest")
     again = train_and_evaluate(config, tmp_path)
     assert again == summary
@@ -80,8 +80,8 @@ def same_bits(first, second):
     return all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
 
 
-def test_the_steps_of_a_call_are_what_the_config_says(tmp_path, monkeypatch):
-    """8 steps an epoch, in calls of 3; that changes no bit of the result."""
+def test_steps_per_call(tmp_path, monkeypatch):
+    """Calls of 3 steps give the same bits as calls of adapted length."""
     asked = []
 
     def watched(feed, state, num_steps):
@@ -110,12 +110,12 @@ def test_the_steps_of_a_call_are_what_the_config_says(tmp_path, monkeypatch):
     ],
 )
 def test_compiled_programs_are_kept_for_the_next_run(tmp_path, argument, cache, is_kept):
-    """A home in which no folder can be made is done without, silently."""
+    """If the cache folder cannot be created, the run works without it, silently."""
     (tmp_path / "a file").touch()
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / cache)}
     del environment["JAX_COMPILATION_CACHE_DIR"]
     arguments = [*tiny_run.ARGUMENTS, "--config.train.steps=1", argument]
-    # The second run is another one, of the same program: its numbers are arguments.
+    # The second run has other numbers but the same compiled program: they are its arguments.
     others = ["--config.optimizer.learning_rate=0.02", "--config.seed=7", "--config.train.steps=2"]
     for number, changes in enumerate([[], others]):
         workdir = ["--workdir", str(tmp_path / f"run{number}")]
@@ -135,8 +135,8 @@ def test_compiled_programs_are_kept_for_the_next_run(tmp_path, argument, cache, 
     assert bool(kept) == is_kept
 
 
-def test_a_longer_run_extends_a_shorter_one_where_the_schedule_allows_it(tmp_path, capfd):
-    """Also where the short one ended within an epoch."""
+def test_a_constant_schedule_allows_a_longer_run(tmp_path):
+    """Even if the shorter run ended within an epoch."""
     config = small_config()
     config.optimizer.schedule = "constant"
     config.train.steps = 12
@@ -155,7 +155,7 @@ def test_a_longer_run_extends_a_shorter_one_where_the_schedule_allows_it(tmp_pat
         train_and_evaluate(config, tmp_path / "extended")
 
 
-def test_a_run_that_diverges_says_where_and_keeps_the_last_checkpoint(tmp_path, capfd, monkeypatch):
+def test_a_diverging_run_names_the_step_and_keeps_the_last_checkpoint(tmp_path, capfd, monkeypatch):
     arguments = [
         *("--config", "digits", "--workdir", str(tmp_path), "--config.train.batch_size=8"),
         *("--config.model.name=preact_resnet", "--config.model.depth=11"),

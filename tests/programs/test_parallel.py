@@ -1,39 +1,25 @@
-"""Any number of devices and processes makes the same run, and any of them goes on with another's.
+"""Runs do not depend on the number of devices and processes, and resume on any other number.
 
-Real processes on the loopback, each with CPU devices of its own.
+The processes are real, talk over the loopback, and have their own CPU devices.
 """
 
 import fcntl
 import json
 import re
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
-import compiling
 import jax
 import numpy as np
 import picture_files
 import pytest
 import sharing
+from multiprocess import ARGUMENTS, HELPERS, Topology, finish, killed, start
 
 import train.main
 from googlenet_jax.errors import UserError
 from googlenet_jax.storage.loading import load_model
 from train.cluster import Place
-
-HELPERS = Path(__file__).parents[1] / "helpers"
-# 8 steps an epoch, one a call, so that a signal finds a run at work. A small network: in a first
-# step JAX joins CPU processes anew for each all-reduce of the program, which takes half a second.
-ARGUMENTS = [
-    *("--config", "digits", "--config.model.name=preact_resnet", "--config.model.depth=11"),
-    *("--config.train.batch_size=16", "--config.data.max_train_examples=128"),
-    *("--config.train.epochs=3", "--config.train.steps_per_call=1"),
-    *("--config.checkpoint.every_steps=5", "--config.optimizer.learning_rate=1e-4"),
-]
 
 STREAM = [
     *ARGUMENTS[2:4],
@@ -44,57 +30,14 @@ STREAM = [
 ]
 
 
-class Topology(NamedTuple):
-    """So many processes with so many devices each."""
-
-    processes: int
-    devices: int
-
-
-def start(topology, output, *commands, **variables):
-    """The processes of a run; number i runs the i-th command or the last, and writes `output`.i."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"localhost:{free.getsockname()[1]}"
-    environment = compiling.environment() | {
-        "JAX_NUM_CPU_DEVICES": str(topology.devices),
-        "GLIBC_TUNABLES": "",
-        **variables,
-    }
-    processes = []
-    for number in range(topology.processes):
-        place = ["--coordinator", coordinator, "--num_processes", str(topology.processes)]
-        place += ["--process_id", str(number)]
-        command = commands[min(number, len(commands) - 1)]
-        with Path(f"{output}.{number}").open("w") as file:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, *command, *(place if topology.processes > 1 else [])],
-                    env=environment,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    return processes
-
-
-def finish(processes, timeout=240):
-    """Their exit statuses, once all have ended."""
-    try:
-        return [process.wait(timeout) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-
-
 MANY = {"googlenet": Topology(1, 8), "preact_resnet": Topology(2, 4)}
 
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
-    """What `parallel_run` found on one device, on eight, and on two processes of four.
+    """Results of `parallel_run` on one device, and on eight devices or two processes of four.
 
-    With the processes a network of few layers, see above.
+    The processes train a network of few layers; see above.
     """
     found = {}
     with sharing.folder(tmp_path_factory, "steps") as folder:
@@ -102,10 +45,10 @@ def steps(tmp_path_factory):
         for name, many in MANY.items():
             for topology in (Topology(1, 1), many):
                 out = folder / f"{name}-{topology.processes}x{topology.devices}"
-                if not Path(f"{out}.json").exists():  # what it writes last
+                if not Path(f"{out}.json").exists():  # written last
                     command = [str(HELPERS / "parallel_run.py"), str(out), name]
-                    # On the XLA that users have: without its newer emitters the rounding of a
-                    # batch depends on how it is split.
+                    # With XLA's default flags, as for users: without its newer emitters, rounding
+                    # depends on how a batch is split.
                     statuses = finish(start(topology, out, command, XLA_FLAGS=""))
                     assert statuses == [0] * topology.processes, Path(f"{out}.0").read_text()
                 found[name, topology] = (
@@ -116,19 +59,19 @@ def steps(tmp_path_factory):
 
 
 def distance(found, expected):
-    """Relative to the length of what is expected."""
+    """The relative error in the Euclidean norm."""
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("name", MANY)
 class TestAgainstOneDevice:
     def test_batches_are_the_same(self, steps, name):
-        """Order and augmentation, to the bit."""
+        """Order and augmentation, bit for bit."""
         (found, _), (expected, _) = steps[name]
         assert found["batches"] == expected["batches"]
 
     def test_one_step_agrees(self, steps, name):
-        """Loss, and all gradients: the momentum after one step."""
+        """Loss, and all gradients, which are the momentum after one step."""
         (found, arrays), (expected, wanted) = steps[name]
         assert found["one"] == pytest.approx(expected["one"], rel=1e-5)
         for kind in ("params", "opt_state", "batch_stats"):
@@ -141,14 +84,14 @@ class TestAgainstOneDevice:
             assert distance(arrays[f"twenty {kind}"], wanted[f"twenty {kind}"]) < 1e-3, kind
 
     def test_evaluation_is_exact(self, steps, name):
-        """Eight devices do not divide its batches of 50, nor these the 355 images."""
+        """Although 8 devices do not divide batches of 50, and 50 does not divide 355 images."""
         assert steps[name][0][0]["evaluated"] == 355
 
     def test_only_gradients_and_sums_over_the_batch_are_exchanged(self, steps, name):
-        """One sum over the devices for each gradient, and nothing as large beside them.
+        """One all-reduce for each gradient, and otherwise only small ones.
 
-        The others are BatchNorm's: of a layer's channels; and those of the loss and the metrics.
-        XLA joins the gradients' into one on a GPU and a TPU, not on a CPU.
+        Those are BatchNorm's, of the size of a layer's channels, and those of loss and metrics. On
+        GPU and TPU, unlike on CPU, XLA combines the gradients' into one.
         """
         found, _ = steps[name][0]
         assert {kind for kind, _ in found["collectives"]} == {"all-reduce"}
@@ -157,7 +100,7 @@ class TestAgainstOneDevice:
 
 
 def run(topology, workdir, *commands, arguments=ARGUMENTS):
-    """Exit statuses and output of a run that is left alone."""
+    """Waits for a run to end; returns exit statuses and outputs of its processes."""
     output = workdir.with_suffix(f".{topology.processes}x{topology.devices}")
     arguments = [*arguments, "--workdir", str(workdir)]
     commands = commands or [["-m", "train.main"]]
@@ -166,17 +109,12 @@ def run(topology, workdir, *commands, arguments=ARGUMENTS):
     return statuses, texts
 
 
-def killed(name, steps):
-    """The command of a process that gets a signal behind so many steps."""
-    return [str(HELPERS / "kill_at.py"), name, "train.epoch:check_finite", "after", str(steps)]
-
-
 def history(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_goes_on_with_any_number_of_processes_and_devices(tmp_path):
-    """SIGTERM to the last process each time; all save at one step, and the end is the same."""
+def test_a_run_resumes_with_any_number_of_processes_and_devices(tmp_path):
+    """After SIGTERM to one process all save at the same step, and the result is the same."""
     statuses, (text,) = run(Topology(1, 1), tmp_path / "whole")
     assert statuses == [0], text
     workdir, done = tmp_path / "moved", 0
@@ -189,7 +127,7 @@ def test_a_run_goes_on_with_any_number_of_processes_and_devices(tmp_path):
         assert done + 4 <= step <= done + 8, texts
         if done:
             assert f"at step {done} of 24" in texts[0]
-        assert [text for text in texts[1:] if "epoch" in text] == []  # only the first one speaks
+        assert [text for text in texts[1:] if "epoch" in text] == []  # only process 0 prints
         done = step
     statuses, (text,) = run(Topology(1, 8), workdir)
     assert statuses == [0], text
@@ -205,8 +143,8 @@ def test_a_run_goes_on_with_any_number_of_processes_and_devices(tmp_path):
     assert int(first.state.step) == int(second.state.step) == 24
 
 
-def test_a_stream_goes_on_with_another_number_of_processes(tmp_path):
-    """In mid-epoch: each process decodes its own rows, and whose they are changes nothing."""
+def test_a_stream_resumes_with_another_number_of_processes(tmp_path):
+    """Within an epoch, although other processes then decode a given picture."""
     folder = picture_files.digits_folder(tmp_path / "digits", 70, 41)
     arguments = [*STREAM, f"--config.data.path={folder}"]
     statuses, (text,) = run(Topology(1, 1), tmp_path / "whole", arguments=arguments)
@@ -223,7 +161,7 @@ def test_a_stream_goes_on_with_another_number_of_processes(tmp_path):
             assert line[name] == pytest.approx(expected[name], rel=1e-4), name
 
 
-def test_the_same_command_has_the_same_bits_on_eight_devices(tmp_path):
+def test_runs_on_eight_devices_are_reproducible_to_the_bit(tmp_path):
     states = []
     for name in ("first", "second"):
         short = [*ARGUMENTS, "--config.train.steps=9"]
@@ -243,7 +181,7 @@ def test_ctrl_c_in_one_process_saves_in_all(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_picture_that_one_process_cannot_read_ends_all_after_a_save(tmp_path, split):
+def test_a_picture_that_one_process_cannot_read_makes_all_save_and_exit(tmp_path, split):
     folder = picture_files.digits_folder(tmp_path / "digits", 70, 41)
     arguments = [*STREAM, f"--config.data.path={folder}"]
     damaged = sorted((folder / split / "3").iterdir())[0]
@@ -263,7 +201,7 @@ def test_a_picture_that_one_process_cannot_read_ends_all_after_a_save(tmp_path, 
 
 
 def test_a_process_that_is_killed_ends_the_others(tmp_path):
-    """Within a minute, with a message; what is lost is less than a checkpoint interval."""
+    """Within a minute, with a message, losing at most one checkpoint interval."""
     workdir = tmp_path / "run"
     output, last = tmp_path / "out", killed("SIGKILL", 12)
     arguments = [*ARGUMENTS, "--workdir", str(workdir)]
@@ -280,7 +218,7 @@ def test_a_process_that_is_killed_ends_the_others(tmp_path):
 
 
 def test_a_process_with_wrong_input_ends_the_others(tmp_path):
-    """A busy working directory, which the first process alone can see."""
+    """The working directory is in use, which only process 0 notices."""
     workdir = tmp_path / "run"
     workdir.mkdir()
     with (workdir / ".lock").open("w") as file:
@@ -292,7 +230,7 @@ def test_a_process_with_wrong_input_ends_the_others(tmp_path):
 
 
 def test_processes_with_different_configs_end(tmp_path):
-    """The one that has another config than the first says so."""
+    """A process whose config differs from that of process 0 reports it."""
     same = ["-m", "train.main", *ARGUMENTS, "--workdir", str(tmp_path / "run")]
     output = tmp_path / "out"
     statuses = finish(start(Topology(2, 1), output, same, [*same, "--config.seed=1"]))
@@ -315,7 +253,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--coordinator=a:1"], "--num_processes and --process_id: missing"),
+        (["--coordinator=a:1"], "--num_processes and --process_id: missing; give all three"),
         (["--num_processes=2", "--process_id=0"], "--coordinator: missing"),
         (["--num_processes=two"], "--num_processes: invalid int value: 'two'"),
         (
@@ -324,16 +262,16 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(tmp_path):
         ),
         (
             ["--coordinator=a:1", "--num_processes=2", "--process_id=2"],
-            "--process_id=2: must be from 0 to below --num_processes=2",
+            "--process_id=2: must be at least 0 and less than --num_processes=2",
         ),
     ],
 )
-def test_wrong_places_are_refused(arguments, message):
+def test_wrong_cluster_flags_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         train.main.main(["--config", "digits", *arguments])
 
 
-def test_a_place_leaves_the_other_arguments_alone():
+def test_other_arguments_are_passed_on():
     others = ["--config", "digits", "--config.seed=1"]
     flags = ["--coordinator", "a:1", "--num_processes=2", "--process_id", "1"]
     assert Place.parse([*others, *flags]) == (Place("a:1", 2, 1), others)

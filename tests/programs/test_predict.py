@@ -1,4 +1,4 @@
-"""Predictions are the evaluation's, for pictures of every kind, whatever stands between them."""
+"""Predictions equal the evaluation, for pictures of every format and between unreadable files."""
 
 import importlib.metadata
 import io
@@ -23,7 +23,8 @@ import train.predict
 from googlenet_jax import data
 from googlenet_jax.data import Arrays, pictures, preprocess
 from googlenet_jax.errors import UserError
-from googlenet_jax.storage import loading, pretrained
+from googlenet_jax.storage import pretrained
+from googlenet_jax.storage.model import _logits
 from googlenet_jax.training import step
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -34,7 +35,7 @@ ORANGE = (200, 100, 50)
 
 @pytest.fixture(scope="module")
 def model():
-    """The one that ships."""
+    """The shipped network."""
     return googlenet_jax.load("digits")
 
 
@@ -45,7 +46,7 @@ def test_split():
 
 @pytest.fixture
 def predict(capfd):
-    """Runs the program; returns what it printed, line by line, its complaints and its status."""
+    """Runs the program; returns the lines of stdout, the lines of stderr and the exit status."""
 
     def run(*arguments):
         capfd.readouterr()
@@ -66,14 +67,14 @@ def save(path, pixels):
 
 
 def test_predictions_equal_evaluation(model, test_split, predict, tmp_path):
-    """150 files are three batches, of one program."""
+    """150 files make three batches, for which the network is compiled once."""
     split = test_split[:150]
     for index, pixels in enumerate(split.images):
         save(tmp_path / f"{index:03}.png", pixels)
-    before = loading._logits._cache_size()
+    before = _logits._cache_size()
     lines, complaints, status = predict("--model=digits", "--json", "--top-k=10", tmp_path)
     assert (complaints, status) == ([], 0)
-    assert loading._logits._cache_size() - before <= 1
+    assert _logits._cache_size() - before <= 1
     results = [json.loads(line) for line in lines]
     assert [Path(result["image"]).name for result in results] == [f"{i:03}.png" for i in range(150)]
     probabilities = np.zeros((150, 10))
@@ -97,7 +98,7 @@ def test_predictions_equal_evaluation(model, test_split, predict, tmp_path):
     assert losses.mean() == pytest.approx(evaluated["loss"], rel=1e-4)
 
 
-def test_the_shipped_network_has_the_figures_of_its_card(model, test_split):
+def test_the_shipped_network_has_the_accuracy_on_its_card(model, test_split):
     (figures,) = model.record.history
     found = np.argmax(model.logits(test_split.images), 1) == test_split.labels
     assert found.mean() == figures["test_accuracy"]
@@ -106,7 +107,7 @@ def test_the_shipped_network_has_the_figures_of_its_card(model, test_split):
 
 @pytest.mark.parametrize("low_high", [(0.0, 255.0), (-1.0, 1.0), (0.0, 1.01), (0.0, np.nan)])
 def test_floats_of_another_range_are_refused(model, test_split, low_high):
-    """Of 0 to 255 all would be white, and one class."""
+    """Floats from 0 to 255 would all be white."""
     images = test_split.images[:4].astype(np.float32) / 255
     expected = model.logits(test_split.images[:4])
     np.testing.assert_allclose(model.logits(images), expected, rtol=1e-4, atol=1e-4)
@@ -124,7 +125,7 @@ def test_samples_are_classified(predict):
 
 
 def png_of(width, height):
-    """The beginning of a PNG that says it has so many pixels."""
+    """A PNG that is cut off after a header with this size."""
 
     def chunk(name, content):
         checked = name + content
@@ -134,7 +135,9 @@ def png_of(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9)))
 
 
-def test_what_is_no_picture_gets_a_line_and_the_others_are_done(predict, test_split, tmp_path):
+def test_unreadable_files_get_one_line_each_and_the_others_are_classified(
+    predict, test_split, tmp_path
+):
     good = save(tmp_path / "good.png", test_split.images[0])
     whole = good.read_bytes()
     bad = {
@@ -160,7 +163,7 @@ def test_what_is_no_picture_gets_a_line_and_the_others_are_done(predict, test_sp
 
 
 def test_postscript_under_a_picture_s_name_runs_nothing(predict, tmp_path, monkeypatch):
-    """Pillow would hand it to Ghostscript."""
+    """Pillow would pass it to Ghostscript."""
     noted = tmp_path / "called"
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {noted}\n")
     (tmp_path / "gs").chmod(0o755)
@@ -175,7 +178,7 @@ def test_postscript_under_a_picture_s_name_runs_nothing(predict, tmp_path, monke
 
 
 def test_pictures_are_opened_in_one_place():
-    """Which has the list of formats and the bounds."""
+    """It has the list of formats and the size limits."""
     root = Path(googlenet_jax.__file__).parents[1]
     sources = [*root.glob("googlenet_jax/**/*.py"), *root.glob("train/*.py")]
     opening = [
@@ -184,8 +187,8 @@ def test_pictures_are_opened_in_one_place():
     assert [(name, count) for name, count in opening if count] == [("pictures.py", 1)]
 
 
-def test_what_is_no_regular_file_is_not_read(predict, tmp_path):
-    """A pipe that nobody writes, a device without end, a file larger than memory."""
+def test_special_and_huge_files_are_not_read(predict, tmp_path):
+    """A pipe without a writer, an endless device, a file larger than memory."""
     os.mkfifo(tmp_path / "pipe.png")
     with (tmp_path / "huge.png").open("wb") as file:
         file.truncate(60 * 2**30)
@@ -202,16 +205,16 @@ def test_what_is_no_regular_file_is_not_read(predict, tmp_path):
         assert complaint.startswith(f"error: {name}: cannot be read: {reason}")
 
 
-def test_closed_stdin_is_told(predict, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", None)  # as Python has it after `<&-`
+def test_closed_stdin_is_reported(predict, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # Python's value after `<&-`
     assert predict("--model=digits", "-") == ([], ["error: -: standard input is closed"], 2)
 
 
-def test_nothing_but_bad_files(predict, tmp_path):
+def test_an_empty_folder(predict, tmp_path):
     assert predict("--model=digits", tmp_path) == ([], [f"error: {tmp_path}: holds no files"], 2)
 
 
-def test_folders_are_read_whole_and_sorted(predict, test_split, tmp_path):
+def test_folders_are_read_recursively_and_sorted(predict, test_split, tmp_path):
     for name in ("b/2.png", "b/10.png", "a.png", "c/d/e.png"):
         path = tmp_path / "all" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -242,7 +245,7 @@ def test_stdin_is_a_picture(predict, monkeypatch):
 
 
 def test_results_come_batch_by_batch(model, monkeypatch):
-    """Who wants two of a thousand need not wait until all are read."""
+    """The first of a thousand results do not wait for all pictures to be read."""
     read = []
     monkeypatch.setattr(train.predict, "BATCH_SIZE", 4)
     monkeypatch.setattr(
@@ -314,7 +317,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("kind", PICTURES)
 def test_modes(kind):
-    """Colours worked out by hand; a fifth of a colour on white is 255 - (255 - c) / 5."""
+    """Colours computed by hand; an alpha of 1/5 on white gives 255 - (255 - c) / 5."""
     file, expected = PICTURES[kind]
     for shape in (RGB, (3, 5, 3)):
         np.testing.assert_array_equal(pictures.read(file(), shape, 0), np.full(shape, expected))
@@ -327,7 +330,7 @@ def test_colour_becomes_gray(tmp_path):
 
 
 def test_exif_turns():
-    """Orientation 6: what is stored as the left column is the top row."""
+    """Orientation 6: the stored left column is the top row."""
     pixels = np.arange(60, dtype=np.uint8).reshape(6, 10)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -343,7 +346,7 @@ def test_a_picture_of_the_right_size_keeps_its_pixels():
 
 
 def test_the_whole_picture_is_shrunk_and_averaged():
-    """Fine stripes become gray, and the left half stays darker than the right one."""
+    """Fine stripes become gray, and the left half stays darker than the right."""
     pixels = np.zeros((80, 160), np.uint8)
     pixels[:, ::2] = 100
     pixels[:, 80:] += 100
@@ -375,7 +378,7 @@ train.predict.main(["--model", "digits", "--top-k=1", samples])
 
 
 def core_modules():
-    """The modules of the distributions that an install without extras brings along."""
+    """The modules of all distributions that an install without extras includes."""
     wanted, waiting = set(), ["googlenet-jax"]
     while waiting:
         name = waiting.pop()
@@ -396,7 +399,7 @@ def core_modules():
 
 
 def test_export_load_predict_need_only_core_dependencies(tmp_path, tmp_path_factory):
-    """In a process that finds no other module, in a folder that is not the clone."""
+    """In a process that cannot import other modules, outside the clone."""
     modules = core_modules()
     assert "flatbuffers" in modules
     assert not {"pytest", "beartype", "hypothesis", "torch"} & set(modules)
@@ -408,8 +411,7 @@ def test_export_load_predict_need_only_core_dependencies(tmp_path, tmp_path_fact
     assert len(ended.stdout.splitlines()) == 1 + 1 + 10 + 10
 
 
-def test_numbers_that_are_none_are_black_without_a_word(tmp_path):
-    """Of a picture of floats; NumPy would warn."""
+def test_nan_pixels_are_black_without_a_warning():
     pixels = np.array([[np.nan, -np.inf], [1, 3.4e38]], np.float32)
     found = pictures.read(encoded(Image.fromarray(pixels), "TIFF"), (2, 2, 1), 0)
     assert found[:, :, 0].tolist() == [[0, 0], [255, 255]]

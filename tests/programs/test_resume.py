@@ -1,4 +1,4 @@
-"""A run that is killed, again and again, ends as if nothing had happened."""
+"""A run that is killed repeatedly ends with the result of an uninterrupted run."""
 
 import json
 import random
@@ -14,8 +14,8 @@ import pytest
 
 from googlenet_jax.storage.loading import load_model
 
-# 4 steps an epoch, 3 epochs; a checkpoint at steps 3, 4, 6, 8, 9 and 12. The network is one that
-# each of the many processes traces in a moment; the keys of the steps show in the augmentation.
+# 3 epochs of 4 steps; checkpoints at steps 3, 4, 6, 8, 9 and 12. The network traces quickly, which
+# each of the many processes has to do; the random keys of the steps affect the augmentation.
 ARGUMENTS = [
     *("--config", "digits", "--config.train.batch_size=16", "--config.train.epochs=3"),
     *("--config.model.name=preact_resnet", "--config.model.depth=11"),
@@ -26,7 +26,7 @@ WALL_CLOCK = {"seconds", "images_per_second"}
 
 
 def run(workdir, *command, timeout=300):
-    """The exit status, negative for a signal, and the output, of a run that is left alone."""
+    """Waits for a run to end; returns its exit status, negative for a signal, and its output."""
     process = subprocess.Popen(
         [sys.executable, *command, *ARGUMENTS, "--workdir", str(workdir)],
         stdout=subprocess.PIPE,
@@ -48,7 +48,7 @@ def run_and_signal(workdir, signals, target, when, count):
 
 
 def result(workdir: Path):
-    """All that must be equal to the bit: the state, and the history without wall-clock fields."""
+    """Everything that must be equal to the bit: state, and history without wall-clock fields."""
     model = load_model(workdir, "latest")
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     history = [{k: v for k, v in line.items() if k not in WALL_CLOCK} for line in lines]
@@ -83,7 +83,7 @@ KILLS = [
 
 
 def test_sigkill_at_every_kind_of_moment_changes_nothing(undisturbed, tmp_path):
-    """One run, killed at each of these, resumed each time."""
+    """One run, killed at each of these moments and resumed each time."""
     for moment, *where in KILLS:
         status, output = run_and_signal(tmp_path, "SIGKILL", *where)
         assert status == -signal.SIGKILL, (moment, output)
@@ -92,12 +92,12 @@ def test_sigkill_at_every_kind_of_moment_changes_nothing(undisturbed, tmp_path):
     assert_same(tmp_path, undisturbed)
 
 
-def test_sigterm_and_ctrl_c_save_and_the_run_goes_on(undisturbed, tmp_path):
+def test_after_sigterm_and_ctrl_c_the_run_resumes(undisturbed, tmp_path):
     after_step = ("train.epoch:check_finite", "after")
     status, output = run_and_signal(tmp_path, "SIGTERM", *after_step, 2)
     assert status == 128 + signal.SIGTERM, output
     assert "saving step" in output
-    # At an epoch's end the evaluation is left for later.
+    # At the end of an epoch, before its evaluation, which the resumed run does.
     status, output = run_and_signal(tmp_path, "SIGINT", "train.epoch:Progress.update", "after", 1)
     assert status == 128 + signal.SIGINT, output
     status, output = run(tmp_path, "-m", "train.main")
@@ -118,7 +118,7 @@ def test_sigkill_at_ten_random_moments_changes_nothing(undisturbed, tmp_path):
         status, output = run(tmp_path, "-m", "train.main", timeout=rng.uniform(6, 18))
         assert status in (0, -signal.SIGKILL), output
         kills += status != 0
-        if status == 0:  # it ended between two kills: another run, for the kills that are left
+        if status == 0:  # it finished before the kill: start another run
             assert_same(tmp_path, undisturbed)
             tmp_path = tmp_path.with_name(f"{tmp_path.name}-{kills}")
     status, output = run(tmp_path, "-m", "train.main")

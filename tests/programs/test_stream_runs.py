@@ -1,4 +1,4 @@
-"""Whole runs on folders of pictures: resuming, and what the other programs make of them."""
+"""Whole runs on folders of pictures: resuming, and the other programs on such runs."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ from googlenet_jax.storage.workdir import read_config
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-# 4 steps an epoch; a checkpoint at step 6, within the second, beside those at epochs' ends.
+# 4 steps per epoch; a checkpoint at the end of each epoch, and one within the second, at step 6.
 ARGUMENTS = [
     *("--config", "cifar10", "--config.model.name=preact_resnet", "--config.model.depth=11"),
     *("--config.data.name=folder", "--config.data.crop_size=8", "--config.data.pad=0"),
@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def workdir(folder, tmp_path_factory):
-    """A run that nothing disturbed, decoded in threads."""
+    """An uninterrupted run, with pictures decoded in threads."""
     path = tmp_path_factory.mktemp("run")
     train.main.main([*ARGUMENTS, f"--config.data.path={folder}", "--workdir", str(path)])
     return path
@@ -59,8 +59,8 @@ def history(workdir):
     return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
 
 
-def test_killed_in_mid_epoch_it_ends_as_if_nothing_had_happened(folder, workdir, tmp_path):
-    """To the bit; decoded in worker processes first, which end with it, and in threads then."""
+def test_a_run_killed_within_an_epoch_resumes_to_the_bit(folder, workdir, tmp_path):
+    """It decodes in worker processes, which end with it; the resumed run decodes in threads."""
     arguments = [*ARGUMENTS, f"--config.data.path={folder}", "--workdir", str(tmp_path)]
     driver = str(Path(__file__).parents[1] / "helpers/kill_at.py")
     # At step 7.
@@ -71,7 +71,7 @@ def test_killed_in_mid_epoch_it_ends_as_if_nothing_had_happened(folder, workdir,
         stderr=subprocess.STDOUT,
         env=compiling.environment(),
     )
-    # The workers hold the pipe's other end: it is closed once they have ended, too.
+    # Workers inherit the pipe, so this also waits for them to end.
     output, _ = killed.communicate(timeout=300)
     assert killed.returncode == -signal.SIGKILL, output.decode()
     train.main.main(arguments)
@@ -80,7 +80,7 @@ def test_killed_in_mid_epoch_it_ends_as_if_nothing_had_happened(folder, workdir,
     assert all(map(np.array_equal, *states))
 
 
-def test_evaluate_says_what_the_run_said(workdir, capfd):
+def test_evaluate_agrees_with_the_run(workdir, capfd):
     train.evaluate.main(["--workdir", str(workdir), "--checkpoint", "latest"])
     assert "test split, 40 images" in capfd.readouterr().out
     found = json.loads((workdir / "evaluation_test_12.json").read_text())
@@ -89,8 +89,8 @@ def test_evaluate_says_what_the_run_said(workdir, capfd):
     assert found["data"]["sha256_of"] == "names, sizes and classes"
 
 
-def test_predict_cuts_pictures_as_evaluation_does(workdir, tmp_path, capfd):
-    """So that its share of right answers is the accuracy, and so with an export of the network."""
+def test_predict_crops_pictures_as_evaluation_does(workdir, tmp_path, capfd):
+    """Its share of correct classes is the accuracy, also with an export of the network."""
     wide = picture_files.wide_folder(tmp_path / "wide", 40)
     train.evaluate.main(
         ["--workdir", str(workdir), "--checkpoint", "latest", f"--data-path={wide}"]
@@ -120,8 +120,8 @@ def test_predict_cuts_pictures_as_evaluation_does(workdir, tmp_path, capfd):
         assert [model.info.class_names[label] for label in found] == guesses
 
 
-def test_every_reader_cuts_the_same_square(workdir, tmp_path, monkeypatch):
-    """Evaluation, `train.predict` and `load`: the same pixels, and not those of whole pictures."""
+def test_all_readers_crop_the_same_square(workdir, tmp_path, monkeypatch):
+    """Evaluation, `train.predict` and `load` see the same crop, not the whole picture."""
     wide = picture_files.wide_folder(tmp_path / "wide", 8)
     model, config = load_model(workdir, "latest"), read_config(workdir)
     stream = googlenet_jax.data.load(dataclasses.replace(config.data, path=str(wide)), 0)
@@ -139,7 +139,7 @@ def test_every_reader_cuts_the_same_square(workdir, tmp_path, monkeypatch):
     assert (whole != evaluated).mean() > 0.5
 
 
-def test_the_report_sees_every_test_image(workdir):
+def test_the_report_uses_every_test_image(workdir):
     found = diagnostics.predict(runs.read_run(workdir, "run"), "")
     assert len(found.labels) == 40
     best = runs.read_run(workdir, "run").best
@@ -156,7 +156,7 @@ def test_a_contact_sheet_of_crops(folder, tmp_path):
         assert sheet.size == ((train.contact_sheet.COLUMNS + 1) * (8 + gap), 10 * (8 + gap))
 
 
-def test_other_pictures_are_another_run(folder, workdir, tmp_path):
+def test_resuming_with_other_pictures_is_refused(folder, workdir, tmp_path):
     changed = shutil.copytree(folder, tmp_path / "changed")
     next((changed / "train" / "3").iterdir()).unlink()
     run = shutil.copytree(workdir, tmp_path / "run")
@@ -166,7 +166,7 @@ def test_other_pictures_are_another_run(folder, workdir, tmp_path):
 
 @pytest.mark.parametrize(("split", "steps_per_call"), [("train", 1), ("train", 3), ("test", 1)])
 def test_a_damaged_picture_costs_no_step(folder, workdir, tmp_path, capfd, split, steps_per_call):
-    """The run ends with its name and what it had; once it is mended, the run goes on."""
+    """The run saves and names the picture; once it is repaired, the run resumes."""
     damaged = shutil.copytree(folder, tmp_path / "damaged")
     file = next((damaged / split / "3").iterdir())
     content = file.read_bytes()
@@ -185,7 +185,7 @@ def test_a_damaged_picture_costs_no_step(folder, workdir, tmp_path, capfd, split
 
 
 def test_a_worker_that_is_killed_costs_no_step(folder, workdir, tmp_path, monkeypatch, capfd):
-    """As the system does when memory runs out."""
+    """The system does so when memory runs out."""
     arguments = [*ARGUMENTS, f"--config.data.path={folder}", "--workdir", str(tmp_path)]
     check = train.epoch.check_finite
 

@@ -1,4 +1,4 @@
-"""Wrong input ends in one line that names the culprit, exit status 2, and an untouched workdir."""
+"""Wrong input gives one line that names the cause and exit status 2; the workdir stays as it is."""
 
 import fcntl
 import json
@@ -38,22 +38,27 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def workdir(finished, tmp_path):
-    """A copy of a finished run, to be used wrongly."""
+    """A copy of a finished run."""
     return shutil.copytree(finished, tmp_path / "run")
 
 
 @pytest.fixture
 def refused(capfd, monkeypatch):
-    """Runs a program in this process and returns its complaint without the "error: "."""
+    """Runs a program in this process and returns its error line without the "error: ".
+
+    Files in a folder that is given as `unchanged` must stay as they are.
+    """
 
     # Input that is accepted by mistake fails its test at once instead of training for minutes.
     monkeypatch.setattr(train.loop, "train_epochs", lambda *_: pytest.fail("it was accepted"))
 
-    def run(main, *arguments):
+    def run(main, *arguments, unchanged=None):
+        before = unchanged and files(unchanged)
         monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as exit_info:
             console.run(main)
+        assert before == (unchanged and files(unchanged))
         return complaint(exit_info.value.code, capfd.readouterr().err)
 
     return run
@@ -73,7 +78,7 @@ def assert_names(message, *culprits):
 
 
 def files(folder):
-    """The contents of every file but the lock, which says nothing about the run."""
+    """The contents of all files except the lock, which is not part of a run."""
     paths = [folder] if folder.is_file() else sorted(folder.rglob("*"))
     return {path: path.read_bytes() for path in paths if path.is_file() and path.name != ".lock"}
 
@@ -131,50 +136,37 @@ def test_flags(refused, arguments, culprits, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("text", "culprits"),
-    [
-        ("def get_config(:\n", ["SyntaxError", "line 1"]),
-        ("x = 1\n", ["get_config"]),
-        ("def get_config():\n    return {'seed': 3}\n", ["get_config() must return", "Config"]),
-        ("def get_config():\n    return None\n", ["get_config() must return", "Config"]),
-        ("import no_such_module\n", ["no_such_module"]),
-        ("raise RuntimeError('two\\nlines')\n", ["RuntimeError: two lines"]),
-        ("import sys\nsys.exit(3)\n", ["SystemExit: 3"]),
-        ("def get_config():\n    return 1 / 0\n", ["ZeroDivisionError"]),
-        (
-            "from googlenet_jax.config import Config\n"
-            "def get_config():\n    return Config(sed=3)\n",
-            ["sed"],
-        ),
-        (
-            "from googlenet_jax.config import Config\n"
-            "def get_config():\n    return Config(seed=-3)\n",
-            ["seed=-3", "at least 0"],
-        ),
-    ],
-    ids=[
-        "syntax",
-        "no get_config",
-        "dict",
-        "None",
-        "import",
-        "two lines",
-        "exit",
-        "raises",
-        "field",
-        "range",
-    ],
-)
+IMPORT = "from googlenet_jax.config import Config\n"
+CONFIG_FILES = {
+    "syntax": ("def get_config(:\n", ["SyntaxError", "line 1"]),
+    "no get_config": ("x = 1\n", ["get_config"]),
+    "dict": (
+        "def get_config():\n    return {'seed': 3}\n",
+        ["get_config() must return", "Config"],
+    ),
+    "None": ("def get_config():\n    return None\n", ["get_config() must return", "Config"]),
+    "import": ("import no_such_module\n", ["no_such_module"]),
+    "two lines": ("raise RuntimeError('two\\nlines')\n", ["RuntimeError: two lines"]),
+    "exit": ("import sys\nsys.exit(3)\n", ["SystemExit: 3"]),
+    "raises": ("def get_config():\n    return 1 / 0\n", ["ZeroDivisionError"]),
+    "field": (IMPORT + "def get_config():\n    return Config(sed=3)\n", ["sed"]),
+    "range": (
+        IMPORT + "def get_config():\n    return Config(seed=-3)\n",
+        ["seed=-3", "at least 0"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "culprits"), CONFIG_FILES.values(), ids=CONFIG_FILES)
 @pytest.mark.parametrize("override", [[], ["--config.seed=3"]], ids=["plain", "override"])
 def test_config_file(refused, text, culprits, override, tmp_path, monkeypatch):
-    # ml_collections loads every config file as this module, over what the last one left there.
+    # ml_collections would load all config files as this module, over values of the last one.
     monkeypatch.delitem(sys.modules, "config_config", raising=False)
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "mine.py"
     path.write_text(text)
     if override and "seed=-3" in culprits:
-        pytest.skip("the override mends it")
+        pytest.skip("the override corrects it")
     message = refused(train.main.main, f"--config={path}", *override)
     assert_names(message, *culprits)
     if "seed=-3" not in culprits:  # that one names the field, as for an override
@@ -192,7 +184,9 @@ def test_config_file(refused, text, culprits, override, tmp_path, monkeypatch):
         ("raise Mute", ["Mute: (no text: KeyError)"]),
     ],
 )
-def test_what_a_config_file_can_do_to_a_config(refused, line, culprits, tmp_path, monkeypatch):
+def test_config_files_that_break_the_config_or_raise(
+    refused, line, culprits, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(
         "from googlenet_jax.config import Config\n"
@@ -202,8 +196,8 @@ def test_what_a_config_file_can_do_to_a_config(refused, line, culprits, tmp_path
     assert_names(refused(train.main.main, "--config=mine.py"), *culprits)
 
 
-def test_a_value_of_any_length_is_one_line_that_can_be_read(refused):
-    """What is wrong stands at its beginning, and what to do at its end."""
+def test_a_long_value_is_shortened(refused):
+    """The beginning says what is wrong, and the end what to do."""
     message = refused(train.main.main, DIGITS, f"--config.data.name={'x' * 5000}")
     assert_names(message, "data.name='xxx", "tfds:NAME")
     assert len(message) <= 1000
@@ -234,7 +228,7 @@ def test_data(refused, arguments, culprits, tmp_path):
     workdir = tmp_path / "run"
     message = refused(train.main.main, *arguments, "--workdir", workdir)
     assert_names(message, *culprits)
-    assert files(workdir) == {}  # a later, right start finds nothing to stumble over
+    assert files(workdir) == {}  # nothing is left that could disturb a later start
 
 
 @pytest.mark.parametrize("unofficial", [False, True])
@@ -262,12 +256,11 @@ def test_workdir_is_a_file(refused, below, tmp_path):
 
 
 def test_workdir_in_use(refused, workdir):
-    before = files(workdir)
+    arguments = [*tiny_run.ARGUMENTS, "--workdir", workdir]
     with (workdir / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        message = refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir)
+        message = refused(train.main.main, *arguments, unchanged=workdir)
     assert_names(message, f"--workdir={workdir}", "another process")
-    assert files(workdir) == before
 
 
 @pytest.mark.parametrize(
@@ -285,47 +278,38 @@ def test_workdir_in_use(refused, workdir):
     ids=lambda part: " ".join(part),
 )
 def test_workdir_of_another_run(refused, workdir, changes, culprits):
-    before = files(workdir)
     arguments = [*tiny_run.ARGUMENTS, *changes, "--workdir", workdir]
-    assert_names(refused(train.main.main, *arguments), *culprits)
-    assert files(workdir) == before
+    assert_names(refused(train.main.main, *arguments, unchanged=workdir), *culprits)
 
 
 def test_refused_extension_deletes_no_damaged_checkpoint(refused, workdir):
-    """Falling back to an older checkpoint is for a run that goes on."""
+    """Only a run that is resumed falls back to an older checkpoint."""
     damage(workdir, tiny_run.STEPS[-1])
-    before = files(workdir)
     arguments = [*tiny_run.ARGUMENTS, "--config.train.steps=24", "--workdir", workdir]
-    assert_names(refused(train.main.main, *arguments), "train.steps=24")
-    assert files(workdir) == before
+    assert_names(refused(train.main.main, *arguments, unchanged=workdir), "train.steps=24")
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", '{"sed": 3}', '{"seed": "3"}', '{"train": 3}', "\x00\xff"]
 )
-@pytest.mark.parametrize("program", ["main", "evaluate"])
+@pytest.mark.parametrize("program", [train.main, train.evaluate])
 def test_config_json_damaged(refused, workdir, text, program):
     (workdir / "config.json").write_bytes(text.encode("latin-1"))
-    before = files(workdir)
-    if program == "main":
-        message = refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir)
-    else:
-        message = refused(train.evaluate.main, "--workdir", workdir)
+    arguments = tiny_run.ARGUMENTS if program is train.main else []
+    message = refused(program.main, *arguments, "--workdir", workdir, unchanged=workdir)
     assert_names(message, workdir / "config.json")
-    assert files(workdir) == before
 
 
 def test_all_checkpoints_damaged(refused, workdir):
     for step in tiny_run.STEPS:
         damage(workdir, step)
-    before = files(workdir)
-    message = refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir)
+    arguments = [*tiny_run.ARGUMENTS, "--workdir", workdir]
+    message = refused(train.main.main, *arguments, unchanged=workdir)
     assert_names(message, "checkpoint 9", "none of 2 checkpoints is whole")
-    assert files(workdir) == before
 
 
 def test_a_renamed_checkpoint_is_not_deleted(refused, workdir):
-    """It looks damaged, but it is whole, and somebody may want it."""
+    """It looks damaged, but it is valid, and the user may need it."""
     folder = workdir / "checkpoints"
     (folder / "9").rename(folder / "10")
     before = files(workdir)
@@ -354,10 +338,8 @@ def test_a_renamed_checkpoint_is_not_deleted(refused, workdir):
     ids=lambda part: " ".join(part),
 )
 def test_evaluate(refused, workdir, arguments, culprits):
-    before = files(workdir)
-    message = refused(train.evaluate.main, "--workdir", workdir, *arguments)
+    message = refused(train.evaluate.main, "--workdir", workdir, *arguments, unchanged=workdir)
     assert_names(message, *culprits)
-    assert files(workdir) == before
 
 
 def test_evaluate_without_workdir(refused):
@@ -365,7 +347,7 @@ def test_evaluate_without_workdir(refused):
 
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "file", "no checkpoints", "no steps"])
-def test_evaluate_what_is_no_run(refused, finished, tmp_path, kind):
+def test_evaluate_a_folder_without_a_run(refused, finished, tmp_path, kind):
     folder = tmp_path / "run"
     if kind == "file":
         folder.write_text("precious")
@@ -375,34 +357,30 @@ def test_evaluate_what_is_no_run(refused, finished, tmp_path, kind):
         shutil.copy(finished / "config.json", folder)
     if kind == "no steps":
         (folder / "checkpoints").mkdir()
-    before = files(folder)
-    assert_names(refused(train.evaluate.main, "--workdir", folder), folder)
-    assert files(folder) == before
+    assert_names(refused(train.evaluate.main, "--workdir", folder, unchanged=folder), folder)
     assert folder.exists() == (kind != "absent")
 
 
-def test_evaluate_valid_where_there_is_none(refused, workdir):
+def test_evaluate_without_a_valid_split(refused, workdir):
     path = workdir / "config.json"
     config = json.loads(path.read_text())
     config["data"]["valid_examples"] = 0
     tiny_run.set_config(workdir, config)
-    before = files(workdir)
-    message = refused(train.evaluate.main, "--workdir", workdir, "--split=valid")
-    assert_names(message, "--split=valid", "only train, test")
-    assert files(workdir) == before
+    arguments = ["--workdir", workdir, "--split=valid"]
+    message = refused(train.evaluate.main, *arguments, unchanged=workdir)
+    assert_names(message, "--split=valid", "the data has only train, test")
 
 
 def test_evaluate_damaged_checkpoint(refused, workdir):
     newest = tiny_run.STEPS[-1]
     damage(workdir, newest)
-    before = files(workdir)
-    message = refused(train.evaluate.main, "--workdir", workdir, "--checkpoint=latest")
+    arguments = ["--workdir", workdir, "--checkpoint=latest"]
+    message = refused(train.evaluate.main, *arguments, unchanged=workdir)
     assert_names(message, f"checkpoint {newest}", workdir, "damaged")
-    assert files(workdir) == before
 
 
 def damage(workdir, step):
-    """Flips a bit in the middle of the largest file of a checkpoint, which holds weights."""
+    """Flips a bit in the middle of a checkpoint's largest file, which holds weights."""
     folder = workdir / "checkpoints" / str(step)
     largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     content = bytearray(largest.read_bytes())
@@ -420,8 +398,8 @@ def damage(workdir, step):
     ],
     ids=["before JAX is imported", "after", "a second process", "a config file"],
 )
-def test_in_a_process_of_its_own(tmp_path, arguments, culprits):
-    """Nothing else, such as a library's log, gets onto stderr."""
+def test_in_another_process(tmp_path, arguments, culprits):
+    """Nothing else, such as a library's log, is written to stderr."""
     (tmp_path / "used").mkdir()
     (tmp_path / "none.py").write_text("def get_config():\n    pass\n")
     if "--config=none.py" not in arguments:
@@ -439,7 +417,7 @@ def test_in_a_process_of_its_own(tmp_path, arguments, culprits):
     assert_names(complaint(ended.returncode, ended.stderr), *culprits)
 
 
-def test_checkpoints_of_another_network_than_the_config_says(refused, workdir):
+def test_a_config_with_other_array_shapes_than_the_checkpoints(refused, workdir):
     config = json.loads((workdir / "config.json").read_text())
     config["model"]["width_multiplier"] = 0.125
     tiny_run.set_config(workdir, config)
@@ -451,25 +429,20 @@ def test_checkpoints_of_another_network_than_the_config_says(refused, workdir):
 @pytest.mark.parametrize(
     ("name", "value"), [("bn_momentum", 0.5), ("bn_epsilon", 0.1), ("image_size", 16)]
 )
-def test_config_json_that_is_not_the_checkpoints(refused, workdir, tmp_path, name, value):
-    """No array has another shape, and so the network would only be worse."""
+def test_a_config_with_other_values_than_the_checkpoints(refused, workdir, tmp_path, name, value):
+    """All arrays keep their shapes, so the network would load and be worse without an error."""
     config = json.loads((workdir / "config.json").read_text())
     was, config["model"][name] = config["model"][name], value
     (workdir / "config.json").write_text(json.dumps(config))
     picture = tmp_path / "digit.png"
     Image.new("L", (8, 8)).save(picture)
+    changed = [f"--config.model.{name}={value}"]
     for program, *arguments in (
         (train.evaluate.main, "--workdir", workdir),
         (train.predict.main, "--workdir", workdir, picture),
         (train.export.main, "--workdir", workdir, "--out", tmp_path / "out"),
         (train.report.main, workdir, "--out", tmp_path / "out"),
-        (
-            train.main.main,
-            *tiny_run.ARGUMENTS,
-            f"--config.model.{name}={value}",
-            "--workdir",
-            workdir,
-        ),
+        (train.main.main, *tiny_run.ARGUMENTS, *changed, "--workdir", workdir),
     ):
         message = refused(program, *arguments)
         assert_names(message, workdir / "config.json", f"model.{name} is {value!r}", repr(was))
@@ -477,7 +450,7 @@ def test_config_json_that_is_not_the_checkpoints(refused, workdir, tmp_path, nam
 
 
 def test_a_checkpoint_without_a_config_still_loads(workdir):
-    """As versions before wrote them."""
+    """Earlier versions wrote such checkpoints."""
     tiny_run.change_records(workdir, lambda proven: proven["record"].pop("config"))
     assert googlenet_jax.load(str(workdir)).record.config == {}
 
@@ -494,20 +467,19 @@ def test_an_evaluation_that_cannot_be_written(refused, workdir):
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "summary.json"])
-def test_a_folder_that_is_no_runs(refused, tmp_path, name):
-    """Such as an export, whose config.json would be overwritten."""
+def test_a_folder_that_is_not_a_run(refused, tmp_path, name):
+    """For example an export, whose config.json would be overwritten."""
     (tmp_path / name).write_text("{}")
-    before = files(tmp_path)
-    message = refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", tmp_path)
+    arguments = [*tiny_run.ARGUMENTS, "--workdir", tmp_path]
+    message = refused(train.main.main, *arguments, unchanged=tmp_path)
     assert_names(message, tmp_path, f"holds {name} but no run; choose another")
-    assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize(
     "name", ["metrics.jsonl", "summary.json", "curves.png", ".config.json.tmp", ".lock"]
 )
 def test_a_folder_or_pipe_in_the_place_of_a_file(refused, workdir, name):
-    """It is found before the run has trained for hours."""
+    """The run is refused before it trains."""
     (workdir / name).unlink(missing_ok=True)
     (workdir / name).mkdir()
     assert_names(refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir), name)
@@ -525,8 +497,8 @@ def test_a_refused_start_leaves_nothing(refused, tmp_path):
     assert list((tmp_path / "c").iterdir()) == []
 
 
-def test_a_run_that_lost_its_checkpoints_starts_again(workdir, tmp_path):
-    """As one does that was killed before the first of them."""
+def test_a_run_without_checkpoints_starts_again(workdir):
+    """So does a run that was killed before its first checkpoint."""
     shutil.rmtree(workdir / "checkpoints")
     (workdir / "checkpoints").mkdir()
     with lock(workdir):
@@ -534,8 +506,8 @@ def test_a_run_that_lost_its_checkpoints_starts_again(workdir, tmp_path):
     assert (workdir / "config.json").exists()
 
 
-def test_a_lock_on_a_removed_file_lets_nobody_in(tmp_path, monkeypatch):
-    """Between the opening of .lock and its locking, a refused process removes it."""
+def test_a_lock_file_that_is_removed_still_locks(tmp_path, monkeypatch):
+    """Another process removes .lock after it is opened and before it is locked."""
     flock, removed = fcntl.flock, []
 
     def remove_first(file, how):
@@ -551,7 +523,7 @@ def test_a_lock_on_a_removed_file_lets_nobody_in(tmp_path, monkeypatch):
 
 
 def test_a_pipe_or_link_where_a_file_is_first_written(tmp_path):
-    """A pipe would take no byte and give none back, and a link leads to somebody's file."""
+    """A pipe would block, and a link leads to another file."""
     (tmp_path / "mine").write_text("precious")
     os.mkfifo(tmp_path / ".one.json.tmp")
     (tmp_path / ".two.json.tmp").symlink_to(tmp_path / "mine")
@@ -561,7 +533,7 @@ def test_a_pipe_or_link_where_a_file_is_first_written(tmp_path):
     assert (tmp_path / "mine").read_text() == "precious"
 
 
-def test_a_folder_among_the_events_stays(tmp_path):
+def test_a_folder_among_the_event_files_is_kept(tmp_path):
     (tmp_path / "events.out.tfevents.mine").mkdir()
     with TensorBoard(tmp_path, []):
         pass
@@ -595,8 +567,8 @@ def test_a_workdir_that_is_a_link_to_itself(refused, tmp_path):
     ],
     ids=["no mean", "class 3", "config", "leaf", "seconds"],
 )
-def test_a_record_with_right_sums_that_cannot_be_so(refused, workdir, tmp_path, change, culprit):
-    """The sums show damage, not who wrote the files."""
+def test_an_impossible_record_with_right_checksums(refused, workdir, tmp_path, change, culprit):
+    """Checksums detect damage, but not wrong content that was written on purpose."""
     tiny_run.change_records(workdir, change)
     message = refused(train.report.main, workdir, "--out", tmp_path / "page")
     assert_names(message, workdir, culprit)

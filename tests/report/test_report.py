@@ -1,26 +1,13 @@
-"""curves.png, the choice of the best epoch, and TensorBoard events."""
+"""curves.png and TensorBoard events."""
 
 import struct
 
 import pytest
+from histories import entry, evaluated, read_scalars
 from matplotlib.axes import Axes
-from tensorboardX.proto import event_pb2
 
 from googlenet_jax.report.curves import draw_curves
 from googlenet_jax.report.tensorboard import TensorBoard
-from googlenet_jax.storage.summary import best_entry, selection_metrics, selection_split
-
-
-def entry(epoch, **more):
-    return {
-        "epoch": epoch,
-        "step": 10 * epoch,
-        "learning_rate": 0.1 / epoch,
-        "seconds": 1.5,
-        "train_loss": 2.0 / epoch,
-        "train_accuracy": 1 - 0.5 / epoch,
-        **more,
-    }
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")  # the font lacks some characters
@@ -29,10 +16,6 @@ def test_a_title_is_drawn_letter_by_letter(tmp_path, title):
     """Text between dollar signs would be parsed as a formula, often a wrong one."""
     draw_curves([entry(1)], tmp_path / "curves.png", title)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-
-
-def evaluated(epoch, accuracy, loss, split="test"):
-    return entry(epoch, **{f"{split}_accuracy": accuracy, f"{split}_loss": loss})
 
 
 @pytest.mark.parametrize(
@@ -79,53 +62,6 @@ def test_an_epoch_that_was_not_evaluated_has_no_point(tmp_path, monkeypatch):
     assert lines[0, "test"] == ([2, 4], [3.0, 2.0])
     assert lines[1, "test"] == ([2, 4], [0.5, 0.75])
     assert lines[0, "train"] == ([1, 2, 3, 4], [each["train_loss"] for each in history])
-
-
-@pytest.mark.parametrize(
-    ("history", "best"),
-    [
-        ([evaluated(1, 0.5, 1.0), evaluated(2, 0.7, 2.0), evaluated(3, 0.6, 0.1)], 2),
-        # Ties in accuracy go to the lower loss, ties in both to the later epoch.
-        ([evaluated(1, 0.7, 0.5), evaluated(2, 0.7, 0.4), evaluated(3, 0.7, 0.6)], 2),
-        ([evaluated(1, 0.7, 0.5), evaluated(2, 0.7, 0.5), evaluated(3, 0.6, 0.5)], 2),
-        # Epochs that were not evaluated do not count, however good in training.
-        ([evaluated(1, 0.1, 3.0), entry(2, train_accuracy=1.0), evaluated(3, 0.0, 3.0)], 1),
-        ([evaluated(1, 0.0, 9.0), entry(2)], 1),
-    ],
-)
-def test_best_entry(history, best):
-    assert best_entry(history)["epoch"] == best
-
-
-def test_validation_goes_before_test():
-    """With a validation split, the test images have no part in the choice."""
-    history = [
-        {**evaluated(1, 0.9, 0.1, "valid"), "test_accuracy": 0.1, "test_loss": 3.0},
-        {**evaluated(2, 0.8, 0.2, "valid"), "test_accuracy": 0.9, "test_loss": 0.1},
-    ]
-    assert best_entry(history)["epoch"] == 1
-    assert selection_split(history[0]) == "valid"
-    assert selection_metrics(history[0]) == {"accuracy": 0.9, "loss": 0.1}
-    assert selection_split(evaluated(1, 0.5, 1.0)) == "test"
-    assert selection_metrics(entry(1)) is None
-
-
-def read_scalars(folder):
-    """(name, epoch, value) of every scalar, read without TensorBoard.
-
-    A file is a sequence of records: 8 bytes of payload length, 4 of checksum, the payload, 4 of
-    checksum.
-    """
-    found = []
-    for path in folder.glob("events.out.tfevents.*"):
-        content, start = path.read_bytes(), 0
-        while start < len(content):
-            (length,) = struct.unpack_from("<Q", content, start)
-            event = event_pb2.Event.FromString(content[start + 12 : start + 12 + length])
-            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
-            start += 12 + length + 4
-        assert start == len(content)
-    return found
 
 
 def assert_holds(folder, history):

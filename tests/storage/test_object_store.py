@@ -15,11 +15,11 @@ from pathlib import Path
 
 import compiling
 import fake_stores
+import histories
 import jax
+import multiprocess
 import numpy as np
 import pytest
-import test_parallel
-import test_report
 from etils import epath
 
 import train.epoch
@@ -132,7 +132,7 @@ def test_a_run_stopped_within_an_epoch_goes_on(bucket, local, tmp_path, monkeypa
         if name.startswith("tensorboard/"):
             (copy / Path(name).name).write_bytes((workdir / name).read_bytes())
     found, expected = (
-        sorted(event[:2] for event in test_report.read_scalars(folder))
+        sorted(event[:2] for event in histories.read_scalars(folder))
         for folder in (copy, local / "tensorboard")
     )
     assert found == expected
@@ -212,15 +212,15 @@ def test_processes_share_a_store(tmp_path, stores):
     JAX looks for a signal once a second, so the run would go on for much longer than that.
     """
     workdir = "s3://bucket/shared"
-    arguments = [*test_parallel.ARGUMENTS, "--config.train.epochs=100", "--workdir", workdir]
-    last = test_parallel.killed("SIGTERM", 3)
-    processes = test_parallel.start(
-        test_parallel.Topology(2, 1),
+    arguments = [*multiprocess.ARGUMENTS, "--config.train.epochs=100", "--workdir", workdir]
+    last = multiprocess.killed("SIGTERM", 3)
+    processes = multiprocess.start(
+        multiprocess.Topology(2, 1),
         tmp_path / "out",
         ["-m", "train.main", *arguments],
         [*last, *arguments],
     )
-    statuses = test_parallel.finish(processes)
+    statuses = multiprocess.finish(processes)
     assert statuses == [143, 143], Path(tmp_path / "out.0").read_text()
     assert 3 <= load_model(workdir, "latest").state.step < 800
 
