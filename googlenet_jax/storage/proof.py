@@ -37,14 +37,7 @@ class ChangedError(ValueError):
 
 @contextlib.contextmanager
 def reading(checkpoint: str) -> Iterator[None]:
-    """Turns whatever is raised while a checkpoint is read into one line.
-
-    Args:
-      checkpoint: Its name, for the message.
-
-    Raises:
-      DamagedError: Something was raised inside the `with` block.
-    """
+    """Turns whatever is raised while the named checkpoint is read into a `DamagedError`."""
     try:
         with no_logging():
             yield
@@ -60,11 +53,8 @@ def check_entries(folder: Path, shown: WorkdirPath) -> None:
     """Checks that whatever Orbax would take for a checkpoint is a folder of plain files.
 
     Orbax lists every name that matches the regular expression below, which includes digits of
-    other scripts and a line break at the end. Opening a pipe would block forever.
-
-    Args:
-      folder: The folder of the checkpoints.
-      shown: Its name in messages.
+    other scripts and a line break at the end. Opening a pipe would block forever. Messages name
+    the folder as `shown`.
 
     Raises:
       CheckpointError: Something else has the name of a checkpoint.

@@ -330,13 +330,7 @@ def test_a_renamed_checkpoint_is_not_deleted(refused, workdir):
     (folder / "9").rename(folder / "10")
     before = files(workdir)
     message = refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir)
-    assert_names(
-        message,
-        "checkpoint 10",
-        folder,
-        "is the one of step 9",
-        "rename its folder to 9, or move it",
-    )
+    assert_names(message, "checkpoint 10", folder, "is the one of step 9: rename", "or move it")
     (folder / "8").rename(folder / "9")
     message = refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir)
     assert_names(message, "is the one of step 8")

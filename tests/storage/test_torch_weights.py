@@ -37,6 +37,7 @@ from benchmarks import torch_networks  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("programs_freed_at_once", "compiled_quickly")
 WIDTH = 1 / 16
+COUNTER = "a__num_batches_tracked"
 ARTICLE = {
     "row 1": {"stem": 7, "pools": "4", "head_side": AUX_SIDE, "bn": False},
     "row 3": {"bn": False},
@@ -253,23 +254,10 @@ def flipped(path):
         ({"conv2__conv__bias": torch.full((12,), torch.nan)}, None, "conv2.conv.bias .* finite"),
         ({"module__conv2__conv__bias": torch.zeros(12)}, None, "has conv2.conv.bias twice"),
         ({"huge": torch.zeros(1).expand(10**10)}, None, r"claims 40,000,\d{3},\d{3} bytes"),
-        (
-            {"a__num_batches_tracked": torch.zeros(1, dtype=int)},
-            None,
-            "a.num_batches.* not a weight",
-        ),
-        ({"a__num_batches_tracked": torch.tensor(torch.nan)}, None, "a.num.* is not a weight"),
+        ({COUNTER: torch.zeros(1, dtype=int)}, None, "a.num_batches_tracked is not a weight"),
+        ({COUNTER: torch.tensor(torch.nan)}, None, "a.num_batches_tracked is not a weight"),
     ],
-    ids=[
-        "flipped",
-        "doubled",
-        "compressed",
-        "nan",
-        "twice",
-        "stride 0",
-        "count vector",
-        "count nan",
-    ],
+    ids=["flipped", "doubled", "compressed", "nan", "twice", "stride 0", "vector", "count nan"],
 )
 def test_damaged_weights_are_refused(tmp_path, state, damage, message):
     path = tmp_path / "net.pth"
