@@ -1,4 +1,4 @@
-"""The model card of an export: what a reader must know before using it."""
+"""Writes the model card of an export."""
 
 import re
 from typing import Any
@@ -47,11 +47,11 @@ of both files.
 
 
 def card(values: dict[str, Any], parameters: int) -> str:
-    """The text of an export's README.md; names from files stand there letter by letter.
+    """The text of an export's README.md; names that come from files are escaped.
 
     Args:
-      values: what its config.json holds.
-      parameters: of the network.
+      values: The content of its config.json.
+      parameters: Number of trainable parameters.
     """
     config, dataset, metrics = values["config"], values["dataset"], values["metrics"]
     provenance = values["provenance"]
@@ -126,13 +126,13 @@ def _list(values: list[Any]) -> str:
 
 
 def _plain(value: object) -> str:
-    """The text of a value, in which nothing is Markdown or HTML."""
+    """The value as text, with Markdown and HTML escaped."""
     special = r"[\\`*\[\]<>|&~$#!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"
     return re.sub(special, r"\\\g<0>", printable(value))
 
 
 def _code(value: object) -> str:
-    """The text of a value as code in a table: within more backticks than it has in a row."""
+    """The value as code in a table, between more backticks than it has in a row."""
     text = printable(value).replace("|", r"\|")
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if text.startswith("`") or text.endswith("`") else ""

@@ -1,11 +1,11 @@
-"""An export: a folder with a trained network and all that belongs to it.
+"""Writes and reads an export: a folder with a trained network and all that belongs to it.
 
 - model.safetensors: parameters and BatchNorm statistics, float32, under their layers' names.
 - config.json: the run's config with the architecture, the images' normalisation and classes, the
-  figures and where all of it came from; and the sha256 of itself and of the other two files,
-  which safetensors does not keep.
-- model.jaxexport: the whole function from uint8 images to logits, for any batch, on a CPU, an
-  NVIDIA GPU or a TPU. JAX promises to read it for six months; the weights are the lasting form.
+  figures and the provenance; and the sha256 of itself and of the other two files, which
+  safetensors does not keep.
+- model.jaxexport: the program from uint8 images to logits, for any batch size, on a CPU, an NVIDIA
+  GPU or a TPU. JAX promises to read it for six months; the weights can be read for good.
 - README.md: the model card.
 """
 
@@ -45,13 +45,13 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What config.json holds, beside the files' sums.
+    """The content of config.json, without the sha256 of the files.
 
     Attributes:
-      config: of the run, made `portable`.
-      dataset: image shape, classes and normalisation.
-      step: at which the weights were saved.
-      metrics: the line of metrics.jsonl of that step; empty where it was not evaluated.
+      config: The run's config, made `portable`.
+      dataset: Image shape, classes and normalisation.
+      step: The step at which the weights were saved.
+      metrics: The line of metrics.jsonl of that step; empty if it was not evaluated.
       provenance: `data` as in a checkpoint's record, the `checkpoint` that was asked for, the
         `command` that trains such a network, and the `training` and `export` environments.
     """
@@ -64,23 +64,24 @@ class Description:
 
     @property
     def record(self) -> Record:
-        """As it stands beside a checkpoint, but for the history before."""
+        """The record of its checkpoint, without the history before it."""
         history = [self.metrics] if self.metrics else []
         return Record(history, self.dataset.to_dict(), self.provenance["data"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON has them."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Plain values for JSON."""
         return {
             "format": FORMAT,
-            **values,
             "config": self.config.to_dict(),
             "dataset": self.dataset.to_dict(),
+            "step": self.step,
+            "metrics": self.metrics,
+            "provenance": self.provenance,
         }
 
 
 def portable(config: Config) -> Config:
-    """A copy without the paths of this machine; of `train.init_from` the name is left."""
+    """A copy without the paths of this machine; `train.init_from` keeps the folder's name."""
     config = Config.from_dict(config.to_dict())
     config.data.path, config.train.init_from = "", Path(config.train.init_from).name
     return config
@@ -89,14 +90,14 @@ def portable(config: Config) -> Config:
 def describe(
     model: Model, config: Config, checkpoint: str, command: str, environments: dict[str, Any]
 ) -> Description:
-    """What is to be said of a run's network in its export.
+    """The description of a run's network for its export.
 
     Args:
-      model: of the run.
-      config: likewise, made `portable`.
-      checkpoint: as it was asked for: best, latest or a step.
-      command: that starts such a run.
-      environments: of its training and of its export.
+      model: The network.
+      config: The run's config, made `portable`.
+      checkpoint: The checkpoint as it was asked for: best, latest or a step.
+      command: The command that starts such a run.
+      environments: The `training` and `export` environments, and the `date` of the export.
     """
     step, history = int(model.state.step), model.record.history
     data = {**model.record.provenance, "source": Path(model.record.provenance["source"]).name}
@@ -111,17 +112,17 @@ def describe(
 
 
 def write(folder: Path, model: Model, description: Description) -> None:
-    """Writes an export: at any moment the folder is as it was, or the whole export.
+    """Writes an export; at any moment the folder is as it was, or holds the whole export.
 
     Args:
-      folder: new or empty.
-      model: whose weights they are.
-      description: of it.
+      folder: A new or empty folder.
+      model: The network.
+      description: See `describe`.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: The folder cannot be written.
     """
-    tensors = {name: np.asarray(leaf) for name, leaf in _named(_trees(model.state))}
+    tensors = {name: np.asarray(leaf) for name, leaf in named_weights(model.state)}
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model.state.params))
     values = description.to_dict()
     files = {WEIGHTS: safetensors.numpy.save(tensors), PROGRAM: serialize(model)}
@@ -145,10 +146,10 @@ def write(folder: Path, model: Model, description: Description) -> None:
 
 
 def read(folder: WorkdirPath) -> tuple[Description, dict[str, np.ndarray]]:
-    """What config.json says, and the arrays by name, both verified.
+    """The content of config.json, and the arrays by name, both verified.
 
     Raises:
-      CheckpointError: it is no export of this version, or a damaged one.
+      CheckpointError: It is not an export of this version, or is damaged.
     """
     path = folder / CONFIG
     try:
@@ -157,7 +158,7 @@ def read(folder: WorkdirPath) -> tuple[Description, dict[str, np.ndarray]]:
             raise ValueError(f"its format is not {FORMAT}")
         sums = values["sha256"]
         if sums.pop(CONFIG) != digest(canonical(values)):
-            raise ValueError("it is damaged or was edited: its sha256 is another one")
+            raise ValueError("it is damaged or was edited: its sha256 does not match")
         del values["format"], values["sha256"]
         description = _description(**values)
         expected = {name: sums[name] for name in (WEIGHTS, PROGRAM)}
@@ -172,16 +173,18 @@ def read(folder: WorkdirPath) -> tuple[Description, dict[str, np.ndarray]]:
         try:
             contents[name] = fileio.read(path, MAX_BYTES)
         except FileNotFoundError:
-            if name == PROGRAM:  # which others use, and may be left out
+            if name == PROGRAM:  # not needed here, so it may be left out
                 continue
-            raise CheckpointError(f"{path}: is not there") from None
+            raise CheckpointError(f"{path}: is missing; copy the whole export") from None
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         if digest(contents[name]) != expected_sum:
-            raise CheckpointError(f"{path}: is damaged: its sha256 is not the one in {CONFIG}")
+            raise CheckpointError(
+                f"{path}: is damaged: its sha256 is not the one in {CONFIG}; copy the export again"
+            )
     try:
         return description, safetensors.numpy.load(contents[WEIGHTS])
-    except Exception as error:  # its sum is right, so a program other than ours wrote it
+    except Exception as error:  # the sha256 is right, so another program wrote it
         raise CheckpointError(f"{folder / WEIGHTS}: cannot be read: {error}") from error
 
 
@@ -191,38 +194,37 @@ def fill(
     """A state with the weights of an export.
 
     Args:
-      like: the shapes of its network's state.
-      step: of the weights.
-      tensors: by name.
-      source: where they come from, for an error's message.
+      like: The shapes of the network's state.
+      step: The step at which the weights were saved.
+      tensors: The weights, by name.
+      source: Where they come from, for messages.
 
     Raises:
-      CheckpointError: they are not those of the network.
+      CheckpointError: They do not fit the network.
     """
-    trees = _trees(like)
-    wanted = {name: (leaf.dtype, leaf.shape) for name, leaf in _named(trees)}
+    wanted = {name: (leaf.dtype, leaf.shape) for name, leaf in named_weights(like)}
     found = {name: (value.dtype, value.shape) for name, value in tensors.items()}
     if wanted != found:
         misfits = sorted(dict(wanted.items() ^ found.items()))
         raise CheckpointError(
-            f"{source}: its arrays are not those of its config, {len(misfits)} differ, first "
-            f"{misfits[0]}"
+            f"{source}: its arrays do not fit its config: {len(misfits)} differ, first "
+            f"{misfits[0]}; export the network again"
         )
-    filled = jax.tree_util.tree_map_with_path(lambda path, _: tensors[_name(path)], trees)
+    filled = jax.tree_util.tree_map_with_path(lambda path, _: tensors[_name(path)], _trees(like))
     return like.with_weights(step, **filled)
 
 
 def serialize(model: Model) -> bytes:
-    """The network as a program for each platform: uint8 images in, logits out."""
+    """The network as a serialized program from uint8 images to logits, for each platform."""
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *model.info.image_shape), jnp.uint8)
-    # What the function closes over becomes part of the program, the optimizer's momentum too.
+    # Everything that the function closes over goes into the program; leave the momentum out.
     bare = dataclasses.replace(model, state=model.state.replace(opt_state=()))
-    # Else the program names the file and line of each operation, on this machine.
+    # Otherwise the program would name this machine's file and line for each operation.
     frames: int = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
-        # A function of its own: what was traced before would bring its locations along.
+        # A new function: one that was traced before would bring its locations along.
         export = jax.export.export(jax.jit(lambda x: bare.logits(x)), platforms=PLATFORMS)
         return bytes(export(images).serialize())
     finally:
@@ -232,22 +234,23 @@ def serialize(model: Model) -> bytes:
 def _description(
     config: Any, dataset: Any, step: Any, metrics: Any, provenance: Any
 ) -> Description:
-    """What stands in config.json; of what cannot be there, a ValueError."""
+    """The description in a config.json; a ValueError if it is invalid."""
     if type(step) is not int or not 0 <= step < 2**31:
         raise ValueError("step: must be a whole number from 0 to 2^31 - 1")
     if not isinstance(metrics, dict) or not isinstance(provenance["data"], dict):
-        raise ValueError("metrics and provenance.data: must be groups of fields")
+        raise ValueError("metrics and provenance.data: must be JSON objects")
     info = DatasetInfo.from_dict(dataset)
     return Description(Config.from_dict(config), info, step, metrics, provenance)
 
 
+def named_weights(state: TrainState) -> list[tuple[str, Any]]:
+    """Parameters and BatchNorm statistics under their names in an export."""
+    leaves = jax.tree_util.tree_leaves_with_path(_trees(state))
+    return [(_name(path), leaf) for path, leaf in leaves]
+
+
 def _trees(state: TrainState) -> dict[str, PyTree]:
     return {"params": state.params, "batch_stats": state.batch_stats}
-
-
-def _named(trees: dict[str, PyTree]) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(trees)
-    return [(_name(path), leaf) for path, leaf in leaves]
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -1,4 +1,4 @@
-"""From a working directory or an export to a network that can be called."""
+"""Loads a network from a run or an export, to call it or to start a run from its weights."""
 
 import os
 import time
@@ -29,7 +29,7 @@ from googlenet_jax.training.state import TrainState
 HEADS = {"aux1", "aux2"}
 ATTEMPTS = 50
 PAUSE_SECONDS = 0.1
-PAUSES = 30  # a deletion may stand still for a while on a busy machine
+PAUSES = 30  # on a busy machine a deletion may make no progress for a while
 T = TypeVar("T")
 
 
@@ -37,11 +37,13 @@ def load_model(folder: str | WorkdirPath, checkpoint: str) -> Model:
     """See `googlenet_jax.load`."""
     folder = pretrained.find(folder)
     fileio.check(folder)
-    # Every run makes the folder of its checkpoints before its config.json.
+    # A run makes the folder of its checkpoints before its config.json; an export has none.
     exists = os.path.exists if isinstance(folder, Path) else type(folder).exists
     if exists(folder / CONFIG) and not exists(folder / CHECKPOINTS):
         if checkpoint != "best":
-            raise CheckpointError(f"{folder}: an export holds one checkpoint, not {checkpoint!r}")
+            raise CheckpointError(
+                f"{folder}: an export holds one checkpoint, not {checkpoint!r}; leave it out"
+            )
         return load_export(folder)
     return load_run(folder, checkpoint)
 
@@ -50,7 +52,7 @@ def load_export(folder: WorkdirPath) -> Model:
     """The network of an export.
 
     Raises:
-      CheckpointError: there is none, or a damaged one.
+      CheckpointError: There is no export, or it is damaged.
     """
     found, tensors = export.read(folder)
     like = abstract_state(found.config, found.dataset)
@@ -61,8 +63,8 @@ def load_run(workdir: WorkdirPath, checkpoint: str) -> Model:
     """The network of a run's checkpoint.
 
     Raises:
-      CheckpointError: no such run or checkpoint, or a damaged one.
-      ConfigError: its config.json is damaged, or is not what the checkpoint was written with.
+      CheckpointError: There is no such run or checkpoint, or it is damaged.
+      ConfigError: config.json is damaged, or differs from the config in the checkpoint.
     """
     config = read_config(workdir)
 
@@ -77,17 +79,17 @@ def load_run(workdir: WorkdirPath, checkpoint: str) -> Model:
 
 
 def read_checkpoints(workdir: WorkdirPath, read: Callable[[Checkpoints], T]) -> T:
-    """What a function finds in the checkpoints of a run, which may be training meanwhile.
+    """The result of `read` for the checkpoints of a run, which may be training meanwhile.
 
-    A run deletes its older checkpoints. So where something is missing or damaged and the folder
-    has changed meanwhile, the function is called again, with what is there then.
+    A training run deletes its older checkpoints. So if `read` fails and the folder has changed
+    since, it is called again for the checkpoints that are there then.
 
     Args:
-      workdir: of the run.
-      read: may be called several times.
+      workdir: The run's directory.
+      read: May be called several times.
 
     Raises:
-      CheckpointError: there are none, or what `read` raises.
+      CheckpointError: There are no checkpoints, or `read` raises it.
     """
     folder = workdir / CHECKPOINTS
     if not folder.is_dir():
@@ -109,19 +111,19 @@ def read_checkpoints(workdir: WorkdirPath, read: Callable[[Checkpoints], T]) -> 
 
 
 def read_info(workdir: WorkdirPath, record: Record) -> DatasetInfo:
-    """What a checkpoint's record says of the images.
+    """The description of the images in a checkpoint's record.
 
     Raises:
-      CheckpointError: nothing that can be so, although its digest is right.
+      CheckpointError: It is invalid, although its digest is right.
     """
     try:
         return DatasetInfo.from_dict(record.dataset)
     except ValueError as error:
-        raise CheckpointError(f"{workdir}: its checkpoint is no run's: {error}") from error
+        raise CheckpointError(f"{workdir}: its checkpoint has a wrong record: {error}") from error
 
 
 def abstract_state(config: Config, info: DatasetInfo) -> TrainState:
-    """The shapes of a run's state, without its numbers."""
+    """The shapes and types of a run's state, without its numbers."""
     return jax.eval_shape(lambda key: state.initialize(key, config, info), jax.random.key(0))
 
 
@@ -130,19 +132,19 @@ def start_from(
 ) -> tuple[TrainState, str]:
     """A state at step 0 with the weights of another run's best checkpoint, or of an export.
 
-    The classifiers keep their own initial weights unless the classes are the same, in the same
-    order; auxiliary heads that this network lacks are left out.
+    The classifiers keep their initial weights unless the classes are the same, in the same order.
+    Auxiliary heads that this network lacks are left out.
 
     Args:
-      fresh: whose weights are replaced.
-      workdir: the run or the export.
-      class_names: of the network that is to be trained, by label.
+      fresh: The state whose weights are replaced.
+      workdir: The run or the export.
+      class_names: The classes to train on, by label.
 
     Returns:
-      The state, and a sentence that says what was taken and what is new.
+      The state, and a sentence that says which weights were taken and which are new.
 
     Raises:
-      CheckpointError: there is no such checkpoint or export, or its network is another one.
+      CheckpointError: There is no such checkpoint or export, or it has another network.
     """
     try:
         found = load_model(workdir, "best")
@@ -158,26 +160,23 @@ def start_from(
         params["fc"] = fresh.params["fc"]
         for head in HEADS & params.keys():
             params[head] = {**params[head], "fc2": fresh.params[head]["fc2"]}
+    started = fresh.replace(params=params, batch_stats=batch_stats)
     shapes = [
-        {
-            jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        for tree in ((params, batch_stats), (fresh.params, fresh.batch_stats))
+        {name: leaf.shape for name, leaf in export.named_weights(each)} for each in (started, fresh)
     ]
     misfits = sorted(dict(shapes[0].items() ^ shapes[1].items()))
     if misfits:
         raise CheckpointError(
-            f"train.init_from={workdir!r}: another network; {len(misfits)} arrays do not fit, "
-            f"first {misfits[0].partition('.')[2]}"
+            f"train.init_from={workdir!r}: is another network: {len(misfits)} arrays do not fit, "
+            f"first {misfits[0].partition('.')[2]}; use the config.model of those weights"
         )
-    taken = f"weights of {workdir} at step {int(source.step)}"
+    taken = f"weights of {workdir} at step {int(source.step)}, "
     if has_same_classes:
-        taken += ", with their classifier: the classes are the same"
+        taken += "with their classifier: the classes are the same"
     else:
-        taken += (
-            f"; the classifier of {len(class_names)} classes is new: the weights have "
-            f"{found.info.num_classes}, "
-            + ("of other names" if found.info.num_classes == len(class_names) else "another number")
-        )
-    return fresh.replace(params=params, batch_stats=batch_stats), taken
+        taken += f"with a new classifier for {len(class_names)} classes: "
+        if found.info.num_classes == len(class_names):
+            taken += "their names or order differ"
+        else:
+            taken += f"the weights are for {found.info.num_classes}"
+    return started, taken

@@ -18,12 +18,12 @@ from googlenet_jax.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained network with the normalisation and the classes that belong to it.
+    """A trained network with its normalisation and classes.
 
     Attributes:
-      info: image shape, class names and normalisation.
-      state: the weights, and the step at which they were saved.
-      record: the history of the run up to there; of an export, its last line at the most.
+      info: Image shape, class names and normalisation.
+      state: The weights, and the step at which they were saved.
+      record: The run's history up to that step; an export has at most the last entry of it.
     """
 
     info: DatasetInfo
@@ -31,13 +31,13 @@ class Model:
     record: Record
 
     def read(self, *files: str | Path | bytes) -> UInt8[np.ndarray, "batch height width channels"]:
-        """Pictures as evaluation and `train.predict` have them, for `logits`.
+        """Pictures, cropped and resized as in evaluation, as a batch for `logits`.
 
         Args:
-          files: paths, or the content of files; see `pictures.read`.
+          *files: Paths, or the content of files; see `pictures.read`.
 
         Raises:
-          DataError: one is no picture, or a damaged one.
+          DataError: A file is not a picture, or is damaged.
         """
         images = [self.info.read(Path(f) if isinstance(f, str) else f) for f in files]
         return np.stack(images)
@@ -47,13 +47,14 @@ class Model:
         images: UInt8[Array | np.ndarray, "batch height width channels"]
         | Float[Array | np.ndarray, "batch height width channels"],
     ) -> Float[Array, "batch classes"]:
-        """The network's answer in inference mode; its softmax is the probabilities.
+        """The logits in inference mode; their softmax is the class probabilities.
 
         Args:
-          images: NHWC of `info.image_shape`; integers of 0 to 255, or floats of 0 to 1.
+          images: A batch of images of `info.image_shape`; uint8 from 0 to 255, or floats from 0
+            to 1.
 
         Raises:
-          UserError: the images have another shape or type, or floats outside 0 to 1.
+          UserError: The images have another shape or type, or floats outside 0 to 1.
         """
         images = jnp.asarray(images)
         if images.shape[1:] != self.info.image_shape or images.ndim != 4:

@@ -1,4 +1,4 @@
-"""The figures of a finished run, and what they were made with."""
+"""The figures of a finished run, the best epoch, and the devices and versions used."""
 
 import platform
 from importlib import metadata
@@ -14,12 +14,12 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def selection_split(entry: dict[str, Any]) -> str:
-    """The split that the best checkpoint is chosen on: validation, where there is one."""
+    """The split on which the best checkpoint is chosen: validation if there is one, else test."""
     return "valid" if "valid_accuracy" in entry else "test"
 
 
 def selection_metrics(entry: dict[str, Any]) -> dict[str, float] | None:
-    """The accuracy and loss that rank an epoch; None where it was not evaluated."""
+    """The accuracy and loss that rank an epoch; None if it was not evaluated."""
     split = selection_split(entry)
     if f"{split}_accuracy" not in entry:
         return None
@@ -27,13 +27,13 @@ def selection_metrics(entry: dict[str, Any]) -> dict[str, float] | None:
 
 
 def best_entry(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The best of the evaluated epochs, the later one of equals, as the checkpoints have it."""
+    """The best of the evaluated epochs, the later one of equals, as `Checkpoints.best`."""
     ranked = [(rank(metrics), entry) for entry in history if (metrics := selection_metrics(entry))]
     return sorted(ranked, key=lambda pair: pair[0])[-1][1]
 
 
 def summarize(config: Config, record: Record, parameters: int) -> dict[str, Any]:
-    """What summary.json holds."""
+    """The content of summary.json."""
     final, best = record.history[-1], best_entry(record.history)
     return {
         "final": final,
@@ -53,7 +53,7 @@ def summarize(config: Config, record: Record, parameters: int) -> dict[str, Any]
 
 
 def environment() -> dict[str, Any]:
-    """The devices and the versions that something was made with."""
+    """The devices and the package versions in use."""
     device = jax.devices()[0]
     return {
         "device": {

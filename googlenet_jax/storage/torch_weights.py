@@ -1,13 +1,13 @@
-"""Weights of PyTorch's GoogLeNets, in and out.
+"""Reads and writes the weights of PyTorch's GoogLeNets.
 
-A state dict comes from one of three programs, each with its own names for the same layers:
+A state dict has one of three layouts, each with its own names for the same layers:
 
 - "article": the code of the article that this project grew from: `inception3a.branch2.0.conv`.
 - "torchvision": the same names, but conv2 is the 1x1 reduction and conv3 the paper's conv2.
 - "zoo": the PyTorch CIFAR zoo's: `a3.b2.0` and `a3.b2.1` for a convolution and its BatchNorm.
 
-PyTorch has images and kernels with the channels first. It keeps BatchNorm's unbiased running
-variance where this project keeps the biased one; the numbers are taken over as they are.
+PyTorch puts the channels of images and kernels first. Its BatchNorm keeps the unbiased running
+variance, this project's the biased one; the numbers are copied unchanged.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ UNITS = {
     "conv5x5_second": "branch3.2",
     "pool_proj": "branch4.1",
 }
-# The sequence of the zoo, and the convolution's place in it; BatchNorm has the next one.
+# The zoo's sequence, and the convolution's index in it; its BatchNorm has the next index.
 ZOO_UNITS = {
     "conv1x1": ("b1", 0),
     "reduce3x3": ("b2", 0),
@@ -52,27 +52,32 @@ ZOO_UNITS = {
     "pool_proj": ("b4", 1),
 }
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-COUNTER = "num_batches_tracked"  # of each BatchNorm: the training steps that it has seen
+COUNTER = "num_batches_tracked"  # the training steps that a BatchNorm has seen
+MARKERS = {  # a tensor that only this layout, of those not listed before it, has
+    "zoo": "pre_layers.0.weight",
+    "torchvision": "conv3.conv.weight",
+    "article": "inception3a.branch1.conv.weight",
+}
 MAX_BYTES = 2**31  # of a file
 MAX_OPCODES = 10**6  # of a pickle; a thousand tensors take some 30,000
-MAX_TUPLE = 10**4  # items of a tuple, with all those in it
-MAX_REMARK = 1000  # characters of what stands beside a state dict
-LISTED = 12  # of two networks that have little in common, hundreds would not fit
-# What torchvision's own weights were trained on: with its `transform_input`, images scaled to
-# -1..1; without it, ImageNet's usual mean and deviation.
+MAX_TUPLE = 10**4  # items of a tuple, nested ones included
+MAX_REMARK = 1000  # characters of a text beside a state dict
+LISTED = 12  # tensors named in a message; two very different networks differ in hundreds
+# Torchvision's own weights take images scaled to -1..1 with `transform_input`, and images with
+# ImageNet's usual mean and standard deviation without it.
 TRANSFORMED = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclasses.dataclass(frozen=True)
 class TorchFile:
-    """What a file of PyTorch's holds.
+    """The content of a PyTorch file.
 
     Attributes:
-      tensors: the state dict, without a leading `module.`; floats as float32.
+      tensors: The state dict, without a leading `module.`; floats as float32.
       layout: "article", "torchvision" or "zoo".
-      extra: what stands beside the state dict, such as accuracy and epoch.
-      sha256: of the file.
+      extra: Numbers and short texts beside the state dict, such as accuracy and epoch.
+      sha256: The sha256 of the file.
     """
 
     tensors: dict[str, np.ndarray]
@@ -82,10 +87,10 @@ class TorchFile:
 
 
 def read(path: Path) -> TorchFile:
-    """Reads a state dict, or a checkpoint that holds one as "net"; runs none of its code.
+    """Reads a state dict, or a checkpoint that holds one as "net"; runs no code from the file.
 
     Raises:
-      DataError: it cannot be read, or is no GoogLeNet that is known.
+      DataError: It cannot be read, or is not a GoogLeNet of a known layout.
     """
     load = _load_safetensors if path.suffix == ".safetensors" else _load_torch
     try:
@@ -98,37 +103,32 @@ def read(path: Path) -> TorchFile:
         raise DataError(f"{path}: cannot be read: {type(error).__name__}: {reason}") from error
     tensors: dict[str, np.ndarray] = {}
     for full_name, value in loaded.items():
-        name = full_name.removeprefix("module.")  # which DataParallel puts before each
+        name = full_name.removeprefix("module.")  # DataParallel puts it before each name
         if name in tensors:
-            raise DataError(f"{path}: has {name} twice, as module.{name} as well")
+            raise DataError(f"{path}: has {name} twice, also as module.{name}")
         tensors[name] = _checked(path, name, value)
-    if "pre_layers.0.weight" in tensors:
-        layout = "zoo"
-    elif "conv3.conv.weight" in tensors:
-        layout = "torchvision"
-    elif "inception3a.branch1.conv.weight" in tensors:
-        layout = "article"
-    else:
+    layout = next((layout for layout, name in MARKERS.items() if name in tensors), None)
+    if layout is None:
         example = f", such as {next(iter(tensors))}" if tensors else ""
         raise DataError(
-            f"{path}: no state dict of a GoogLeNet (the article's, torchvision's or the CIFAR "
-            f"zoo's); it has {len(tensors)} tensors{example}"
+            f"{path}: is not a state dict of a GoogLeNet (the article's, torchvision's or the "
+            f"CIFAR zoo's); it has {len(tensors)} tensors{example}"
         )
     return TorchFile(tensors, layout, extra, hashlib.sha256(content).hexdigest())
 
 
 def _checked(path: Path, name: str, value: np.ndarray) -> np.ndarray:
-    """A weight as float32, or the number of steps that a BatchNorm has seen."""
+    """A weight as float32, or a BatchNorm's counter as it is."""
     if name.endswith(COUNTER):
         if value.shape == () and value.dtype.kind in "iuf" and 0 <= value < 2**31:
             return value
     elif value.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # it is refused
+        with np.errstate(over="ignore"):  # infinity is refused below
             value = value.astype(np.float32)
         if np.isfinite(value).all():
             return value
         raise DataError(f"{path}: {name} has values that are not finite")
-    raise DataError(f"{path}: {name} is {value.dtype} {value.shape}, no weight")
+    raise DataError(f"{path}: {name} is not a weight: {value.dtype} of shape {value.shape}")
 
 
 def _load_safetensors(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -144,14 +144,15 @@ def _load_torch(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise DataError(
             "needs PyTorch to be read (pip install torch), unless it is .safetensors"
         ) from error
-    _check_archive(content)
+    pickles = _checked_pickles(content)
     try:
-        _check_pickles(content)
+        for file in pickles:
+            _check_tuples(file)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is then refused, or of no consequence
+            warnings.simplefilter("ignore")
             loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # PyTorch's own message tells how to run the code in the file.
+    except (pickle.UnpicklingError, ValueError, IndexError) as error:
+        # PyTorch's own message says how to run the code in the file.
         raise DataError(
             "cannot be read: it is damaged, or holds more than tensors and numbers; save "
             "net.state_dict() alone"
@@ -163,10 +164,10 @@ def _load_torch(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not isinstance(loaded, Mapping) or not all(isinstance(name, str) for name in loaded):
         raise DataError(f"holds a {type(loaded).__name__}, not a state dict")
     tensors = {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
-    # A stride of 0, or one storage for many, would take more memory than there is in the file.
+    # With a stride of 0, or a shared storage, tensors can be far larger than the file.
     size = sum(value.numel() * value.element_size() for value in tensors.values())
     if size > len(content) or any(value.is_sparse for value in tensors.values()):
-        raise DataError(f"claims {size:,} bytes of tensors and has {len(content):,}")
+        raise DataError(f"claims {size:,} bytes of tensors, but has {len(content):,} bytes")
     return {
         name: (value.float() if value.is_floating_point() else value).detach().numpy()
         for name, value in tensors.items()
@@ -174,56 +175,49 @@ def _load_torch(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _is_remark(value: Any) -> bool:
-    """Whether it is a number or a text that may stand in a record of ours."""
+    """Whether it is a number or a short text, which a checkpoint's record can hold."""
     if isinstance(value, str):
         return len(value) <= MAX_REMARK
     return isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**63
 
 
-def _check_archive(content: bytes) -> None:
-    """Refuses what PyTorch would unpack without a word: records that are damaged or packed.
-
-    PyTorch stores its records as they are, and reads them without looking at their checksums.
+def _checked_pickles(content: bytes) -> list[io.BytesIO]:
+    """The pickles in a PyTorch file, whose archive is verified: PyTorch ignores its checksums.
 
     Raises:
-      DataError: names the record.
+      DataError: A record of the archive is damaged, compressed or there twice.
     """
-    if not content.startswith(b"PK"):  # the older format, which has neither
-        return
+    if not content.startswith(b"PK"):
+        # The format before 2020 has five pickles in a row and no checksums: a magic number, a
+        # version, the machine, the object and the keys of its storages.
+        return [io.BytesIO(content)] * 5
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         records = archive.infolist()
         if len({record.filename for record in records}) < len(records):
-            raise DataError("it has two records of one name")
+            raise DataError("it has two records of one name; save it again")
         for record in records:
             if record.compress_type != zipfile.ZIP_STORED:
-                raise DataError(f"its record {record.filename} is packed, which PyTorch's are not")
+                raise DataError(
+                    f"its record {record.filename} is compressed, which PyTorch's are not"
+                )
         if damaged := archive.testzip():
-            raise DataError(f"its record {damaged} is damaged: its checksum is another one")
-
-
-def _check_pickles(content: bytes) -> None:
-    """Refuses tuples that hold the same tuples again and again.
-
-    They are small, and take for ever to hash, which PyTorch does where they stand as keys.
-
-    Raises:
-      pickle.UnpicklingError: there are such, or it is no pickle.
-    """
-    if content.startswith(b"PK"):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            files = [io.BytesIO(archive.read(name)) for name in names]
-    else:  # a magic number, a version, a machine, the object and the keys of its storages
-        files = [io.BytesIO(content)] * 5
-    for file in files:
-        try:
-            _check_tuples(file)
-        except (ValueError, IndexError) as error:
-            raise pickle.UnpicklingError(str(error)) from error
+            raise DataError(
+                f"its record {damaged} is damaged: its checksum is wrong; copy the file again"
+            )
+        return [io.BytesIO(archive.read(r)) for r in records if r.filename.endswith("data.pkl")]
 
 
 def _check_tuples(file: io.BytesIO) -> None:
-    """Goes through one pickle and keeps for each object its size: for a tuple, of all in it."""
+    """Refuses a pickle with tuples that hold the same tuples again and again.
+
+    Such tuples are small, but PyTorch would hash them as keys, which takes forever. This runs
+    through the pickle without building anything and tracks the size of each object: a tuple's is
+    the sum of its items'.
+
+    Raises:
+      ValueError: A tuple or the pickle is too large, or it is not a pickle.
+      IndexError: It is not a pickle.
+    """
     mark = 0  # an object's size is never 0
     stack: list[int] = []
     memo: dict[Any, int] = {}
@@ -250,11 +244,7 @@ def _check_tuples(file: io.BytesIO) -> None:
 
 
 def layout_of(params: PyTree) -> str:
-    """Whose names there are for all layers of a GoogLeNet; the article's, if nobody's are.
-
-    Args:
-      params: of a `TrainState`.
-    """
+    """The layout that has a name for every layer of a GoogLeNet, "article" if none has."""
     if "conv2" not in params:
         return "zoo"
     block = params["inception3a"]
@@ -268,9 +258,9 @@ def torch_name(layout: str, path: tuple[str, ...]) -> str:
     """The name in a state dict of an array of `TrainState.params` or `batch_stats`.
 
     Args:
-      layout: see the module.
-      path: of the array, such as ("inception3a", "conv1x1", "conv", "kernel"); a layer that the
-        other program lacks keeps this project's name.
+      layout: See the module.
+      path: The array's path, such as ("inception3a", "conv1x1", "conv", "kernel"). A layer that
+        the layout lacks keeps this project's name.
     """
     *layers, leaf = path
     leaf = LEAVES.get(leaf, leaf)
@@ -292,9 +282,9 @@ def to_torch(path: tuple[str, ...], value: np.ndarray, head_channels: int) -> np
     """An array in PyTorch's order of axes.
 
     Args:
-      path: as in `torch_name`.
-      value: the array.
-      head_channels: of an auxiliary head's convolution, which its fc1 sees flattened.
+      path: See `torch_name`.
+      value: The array.
+      head_channels: Channels of an auxiliary head's convolution, whose output fc1 sees flattened.
     """
     if path[-1] != "kernel":
         return value
@@ -321,10 +311,10 @@ def export(params: PyTree, batch_stats: PyTree, steps: int, layout: str) -> dict
     """A state dict of the network's arrays.
 
     Args:
-      params: of a `TrainState`.
-      batch_stats: likewise.
-      steps: that BatchNorm has seen.
-      layout: see the module.
+      params: `TrainState.params`.
+      batch_stats: `TrainState.batch_stats`.
+      steps: Training steps that BatchNorm has seen.
+      layout: See the module.
     """
     channels = _head_channels(params)
     tensors = {
@@ -339,16 +329,15 @@ def export(params: PyTree, batch_stats: PyTree, steps: int, layout: str) -> dict
 
 
 def import_into(params: PyTree, batch_stats: PyTree, file: TorchFile) -> tuple[PyTree, PyTree, int]:
-    """Parameters, statistics and BatchNorm's steps of a file, in the shapes of a network's.
+    """The parameters, statistics and BatchNorm's steps in a file, in the network's layout.
 
     Args:
-      params: of the network, or their shapes.
-      batch_stats: likewise.
-      file: of PyTorch's.
+      params: The network's parameters, or their shapes.
+      batch_stats: Its BatchNorm statistics, or their shapes.
+      file: The PyTorch file.
 
     Raises:
-      DataError: lists the tensors that are missing, surplus or of another shape, up to `LISTED`
-        of each.
+      DataError: Tensors are missing, surplus or of another shape; lists up to `LISTED` of each.
     """
     channels = _head_channels(params)
     left = dict(file.tensors)
@@ -381,23 +370,23 @@ def import_into(params: PyTree, batch_stats: PyTree, file: TorchFile) -> tuple[P
 
 
 def describe(file: TorchFile, transform_input: bool) -> tuple[Config, DatasetInfo]:
-    """The config of the network that a file holds, and the images that it was made for.
+    """The config of the network in a file, and a description of the images it was made for.
 
-    Ten classes are taken for CIFAR-10's and a hundred for CIFAR-100's. The max pools leave no
-    trace in a file: a stem of 7x7 in the article's names is taken for rows 1 and 2 where the
-    classes are CIFAR's, and for the paper's network at 224x224 otherwise.
+    Ten classes are assumed to be CIFAR-10's, and a hundred CIFAR-100's. The max pools leave no
+    trace in a file: with a stem of 7x7 in the article's layout, rows 1 and 2 are assumed if the
+    classes are CIFAR's, and the paper's network at 224x224 otherwise.
 
     Args:
-      file: of PyTorch's.
-      transform_input: as in torchvision's constructor; of its own weights it is True.
+      file: The PyTorch file.
+      transform_input: As in torchvision's constructor; True for its own weights.
 
     Raises:
-      DataError: it lacks the tensors that would tell, or the images cannot be told.
+      DataError: The first or last weight is missing, or the images cannot be inferred.
     """
     first, last = ("pre_layers.0", "linear") if file.layout == "zoo" else ("conv1.conv", "fc")
     kernel, weight = (file.tensors.get(f"{name}.weight", np.empty(0)) for name in (first, last))
     if kernel.ndim != 4 or weight.ndim != 2 or not kernel.size or not weight.size:
-        raise DataError(f"it has no {first}.weight and {last}.weight of a network")
+        raise DataError(f"it has no {first}.weight and {last}.weight with the axes of a network's")
     channels, in_channels, size, _ = kernel.shape
     data = next((n for n, f in FORMATS.items() if f.info.num_classes == len(weight)), "")
     model = ModelConfig(width_multiplier=channels / (192 if file.layout == "zoo" else 64))
@@ -418,20 +407,20 @@ def describe(file: TorchFile, transform_input: bool) -> tuple[Config, DatasetInf
         model.pools, name, image_shape = "1234", "tfds:imagenet2012", (224, 224, 3)
         normalised = file.layout == "torchvision" and transform_input
         mean, std = TRANSFORMED if normalised else IMAGENET
-        class_names = tuple(map(str, range(len(weight))))  # a state dict has no names
-        # Torchvision evaluates the central 224 pixels of a shorter side of 256.
+        class_names = tuple(map(str, range(len(weight))))  # a state dict has no class names
+        # Torchvision resizes the shorter side to 256 pixels and evaluates the central 224.
         info = DatasetInfo("imagenet2012", class_names, image_shape, mean, std, 224 / 256)
     elif data:
         model.pools = "4" if model.stem == "7x7" else model.pools
         name, info = data, FORMATS[data].info
     else:
         raise DataError(
-            f"it has {len(weight)} classes, and its images cannot be told; name their data set "
-            "and the network with --config"
+            f"it has {len(weight)} classes, from which its data set cannot be inferred; name the "
+            "data set and the network with --config"
         )
     if in_channels != info.image_shape[2]:
         raise DataError(
-            f"its images have {in_channels} channels, those of {info.name} have "
+            f"its images have {in_channels} channels, but those of {info.name} have "
             f"{info.image_shape[2]}; name the data set and the network with --config"
         )
     return Config(model=model, data=DataConfig(name=name)), info

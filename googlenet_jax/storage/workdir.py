@@ -1,4 +1,4 @@
-"""A run's working directory: its config, its lock, the lines of its history."""
+"""A run's working directory: its lock, its config.json and its metrics.jsonl."""
 
 import contextlib
 import fcntl
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from googlenet_jax import fileio, parallel
 from googlenet_jax.config import Config
 from googlenet_jax.errors import CheckpointError, ConfigError, TrainingError, UserError
@@ -18,21 +20,21 @@ from googlenet_jax.fileio import WorkdirPath
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 FILES = (CONFIG, "metrics.jsonl", "summary.json", "curves.png")
-"""What a run writes beside its checkpoints."""
+"""The files that a run writes beside its checkpoints."""
 
 
 @contextlib.contextmanager
 def lock(workdir: WorkdirPath) -> Iterator[None]:
     """Makes the directory and keeps other processes from training in it.
 
-    The kernel frees the lock when the process ends, however it ends. A store has no locks: there
-    nobody keeps another process away.
+    The kernel frees the lock when the process ends, however it ends. Object stores have no lock:
+    never start two runs in one directory there.
 
-    A start that fails before anything is written leaves nothing behind, new folders included.
+    If the start fails before anything is written, whatever was made is removed again.
 
     Raises:
-      UserError: another process trains there, it holds something else than a run, or it is no
-        directory that can be written.
+      UserError: Another process is training there, the directory holds something other than a
+        run, or it cannot be written.
     """
     fileio.check(workdir)
     try:
@@ -41,38 +43,45 @@ def lock(workdir: WorkdirPath) -> Iterator[None]:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UserError(f"--workdir={workdir}: cannot be read: {error}") from error
-    if not isinstance(workdir, Path):
-        marker = workdir / CHECKPOINTS / ".folder"
-        is_new = not marker.exists()
-        try:
-            # It stands for the folder, and shows before anything is computed whether one may write.
-            fileio.write(marker, b"")
-        except TrainingError as error:
-            raise UserError(f"--workdir={error}") from error
-        try:
-            yield
-        except BaseException:
-            with contextlib.suppress(Exception):  # the store may be what has failed
-                if is_new and _is_unused(workdir):
-                    marker.unlink()
-            raise
-        return
+    with _locked(workdir) if isinstance(workdir, Path) else _marked(workdir):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
     made: list[Path] = []
+    file = None
     try:
         file = _open_lock(workdir, made)
-        with os.fdopen(file, "w"):
-            try:
-                yield
-            except BaseException:
-                _remove_unused(workdir, made)  # before the lock is free
-                raise
+        yield
     except BaseException:
-        _remove_unused(workdir, made)
+        _remove_unused(workdir, made)  # before the lock is free
+        raise
+    finally:
+        if file is not None:
+            os.close(file)
+
+
+@contextlib.contextmanager
+def _marked(workdir: epath.Path) -> Iterator[None]:
+    marker = workdir / CHECKPOINTS / ".folder"
+    is_new = not marker.exists()
+    try:
+        # Stores have no folders, so it makes one; and it shows early whether one may write.
+        fileio.write(marker, b"")
+    except TrainingError as error:
+        raise UserError(f"--workdir={error}") from error
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):  # the store may be what has failed
+            if is_new and _is_unused(workdir):
+                marker.unlink()
         raise
 
 
 def is_training(workdir: WorkdirPath) -> bool:
-    """Whether a process trains there now; True where nobody can say, as in a store."""
+    """Whether a process is training there now; always True in a store, which has no locks."""
     if not isinstance(workdir, Path):
         return True
     try:
@@ -89,12 +98,12 @@ def is_training(workdir: WorkdirPath) -> bool:
 
 
 def _check_own(workdir: WorkdirPath) -> None:
-    """Makes sure that a folder holds a run or nothing of the kind, and that it can be written to.
+    """Checks that a run would overwrite only its own files, and that nothing is in its way.
 
     Raises:
-      UserError: something else would be overwritten, or is in the way.
+      UserError: Files of something else would be overwritten, or something is in the way.
     """
-    # Every run makes the folder of its checkpoints before its other files; an export has none.
+    # A run makes the folder of its checkpoints before its other files; an export has none.
     is_run = (workdir / CHECKPOINTS).is_dir()
     for name in FILES:
         path = workdir / name
@@ -107,51 +116,51 @@ def _check_own(workdir: WorkdirPath) -> None:
     for path in [workdir / each for name in FILES for each in (name, f".{name}.tmp")]:
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: is not a regular file, and a run would write it; remove it")
-    if (workdir / "tensorboard").exists() and not (workdir / "tensorboard").is_dir():
-        raise UserError(f"{workdir / 'tensorboard'}: is no folder, and a run needs it; remove it")
+    events = workdir / "tensorboard"
+    if events.exists() and not events.is_dir():
+        raise UserError(f"{events}: is not a folder, and a run would write in it; remove it")
     if (workdir / CONFIG).exists():
         read_config(workdir)
 
 
 def _open_lock(workdir: Path, made: list[Path]) -> int:
-    """The descriptor of the locked file; adds to `made` what had to be made for it.
+    """Makes and locks the file; returns its descriptor, and adds whatever it made to `made`.
 
     Raises:
-      UserError: see `lock`.
+      UserError: See `lock`.
     """
     path = workdir / ".lock"
     for _ in range(100):
         try:
             _make_folders(workdir, made)
             is_new = not path.exists()
-            # Without waiting, as a pipe of that name would make it wait for ever.
+            # O_NONBLOCK: a pipe of that name would block forever.
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
-            continue  # a process that was refused has just removed the folder that it had made
+            continue  # another process has just removed the folder, after its start failed
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
-        try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise UserError(f"{path}: is not a regular file; remove it")
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A lock on a file that another process has just removed keeps nobody away.
-            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-                if is_new:
-                    made.append(path)
-                _make_folders(workdir / CHECKPOINTS, made)
-                return file
-        except BlockingIOError as error:
-            os.close(file)
-            made.clear()  # the other process uses them
-            raise UserError(f"--workdir={workdir}: another process is training there") from error
-        except UserError:
-            os.close(file)
-            raise
-        except OSError as error:
-            os.close(file)
-            raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
-        os.close(file)
-    raise UserError(f"--workdir={workdir}: cannot be written: it goes away again and again")
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, file)
+            try:
+                if not stat.S_ISREG(os.fstat(file).st_mode):
+                    raise UserError(f"{path}: is not a regular file; remove it")
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # If another process has just removed the file, the lock keeps nobody out.
+                if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+                    if is_new:
+                        made.append(path)
+                    _make_folders(workdir / CHECKPOINTS, made)
+                    stack.pop_all()  # leaves the file open
+                    return file
+            except BlockingIOError as error:
+                made.clear()  # the other process uses them
+                raise UserError(
+                    f"--workdir={workdir}: another process is training there"
+                ) from error
+            except OSError as error:
+                raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
+    raise UserError(f"--workdir={workdir}: cannot be written: other processes keep removing it")
 
 
 def _make_folders(folder: Path, made: list[Path]) -> None:
@@ -162,7 +171,7 @@ def _make_folders(folder: Path, made: list[Path]) -> None:
 
 
 def _remove_unused(workdir: Path, made: list[Path]) -> None:
-    """Removes what was made for a run that has written nothing."""
+    """Removes whatever was made, unless the run has written something."""
     if not _is_unused(workdir):
         return
     with contextlib.suppress(OSError):  # a folder that is no longer empty stays
@@ -177,13 +186,13 @@ def _is_unused(workdir: WorkdirPath) -> bool:
 
 @contextlib.contextmanager
 def reports(workdir: WorkdirPath) -> Iterator[WorkdirPath]:
-    """Where a process of a run writes what people read.
+    """Where a process of a run writes its reports.
 
-    The first process has the working directory, and the lock on it; what the others would write
-    is the same, and goes into a folder that is thrown away.
+    That is the working directory, locked, for the first process. The others would write the same,
+    and get a temporary folder.
 
     Raises:
-      UserError: see `lock`.
+      UserError: See `lock`.
     """
     if parallel.is_first_process():
         with lock(workdir):
@@ -194,14 +203,14 @@ def reports(workdir: WorkdirPath) -> Iterator[WorkdirPath]:
 
 
 def check_new(folder: WorkdirPath, flag: str) -> None:
-    """Makes sure that a folder holds nothing that could be overwritten.
+    """Checks that a folder is empty or does not exist yet.
 
     Args:
-      folder: to be written; need not exist.
-      flag: that named it.
+      folder: The folder that will be written.
+      flag: The flag that named it, for messages.
 
     Raises:
-      UserError: it is not empty, or no folder.
+      UserError: It is not empty, or is not a folder.
     """
     fileio.check(folder)
     try:
@@ -215,9 +224,9 @@ def read_config(workdir: WorkdirPath) -> Config:
     """The config that the run in `workdir` was started with.
 
     Raises:
-      CheckpointError: there is no run.
-      ConfigError: the file is damaged.
-      UserError: it is in a store that cannot be reached.
+      CheckpointError: There is no run.
+      ConfigError: The file is damaged.
+      UserError: It is in a store that cannot be reached.
     """
     fileio.check(workdir)
     path = workdir / CONFIG
@@ -235,54 +244,58 @@ def write_config(workdir: WorkdirPath, config: Config) -> None:
 
 
 def check_same_run(workdir: WorkdirPath, config: Config) -> Config | None:
-    """The config that the run in `workdir` was saved with, if `config` may go on with it.
+    """Checks that `config` can go on with the run in `workdir`, and returns the run's own config.
 
-    Returns None where there is no checkpoint yet: then nothing is lost by another config.
+    Returns None if there is no checkpoint yet: then any config may start.
 
     Raises:
-      ConfigError: it differs in a field that changes the result; names each with both values.
-      CheckpointError: there are checkpoints but no config.
+      ConfigError: A field that changes the result differs; names each with both values.
+      CheckpointError: There are checkpoints but no config.
     """
-    # Orbax gives an unfinished checkpoint another name.
+    # The name of an unfinished checkpoint is not a number.
     if not any(path.name.isdecimal() for path in (workdir / CHECKPOINTS).glob("*")):
         return None
     saved = read_config(workdir)
     changed = [f"{name} (was {old!r}, is {new!r})" for name, old, new in _changes(saved, config)]
     if changed:
         raise ConfigError(
-            f"--workdir={workdir}: holds another run: {', '.join(changed)}; "
-            "choose another directory, or the old values"
+            f"--workdir={workdir}: holds a run with other settings: {', '.join(changed)}; "
+            "choose another directory, or set the old values"
         )
     return saved
 
 
 def check_recorded(workdir: WorkdirPath, config: Config, recorded: dict[str, Any]) -> None:
-    """Makes sure that config.json says what a verified checkpoint says.
+    """Checks that config.json agrees with the config in a verified checkpoint.
 
     Args:
-      workdir: of the run.
-      config: from its config.json.
-      recorded: the config in the checkpoint's record; empty in those of older versions.
+      workdir: The run's directory.
+      config: The content of config.json.
+      recorded: The config in the checkpoint's record; empty in those of older versions.
 
     Raises:
-      ConfigError: they differ in a field that changes the result; names each with both values.
+      ConfigError: A field that changes the result differs; names each with both values.
     """
     if not recorded:
         return
     try:
         proven = Config.from_dict(recorded)
     except ConfigError as error:
-        raise ConfigError(f"{workdir}: a checkpoint of another version: {error}") from error
+        raise ConfigError(
+            f"{workdir}: the config in the checkpoint is not one of this version: {error}"
+        ) from error
     changed = [
         f"{name} is {new!r}, but the checkpoint was written with {old!r}"
         for name, old, new in _changes(proven, config)
     ]
     if changed:
-        raise ConfigError(f"{workdir / CONFIG}: has been changed: {'; '.join(changed)}")
+        raise ConfigError(
+            f"{workdir / CONFIG}: was edited: {'; '.join(changed)}; put the old value back"
+        )
 
 
 def _changes(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
-    """Name, old and new value of each setting that changes the result and differs."""
+    """Name, old and new value of each setting that differs and changes the result."""
     before = {name: value for name, _, value in old.options()}
     return [
         (name, before[name], value)
@@ -292,6 +305,6 @@ def _changes(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
 
 
 def write_metrics(workdir: WorkdirPath, history: list[dict[str, Any]]) -> None:
-    """Writes metrics.jsonl anew, one finished epoch a line, so that it is never torn or doubled."""
+    """Rewrites metrics.jsonl, one line per finished epoch, so that no line is torn or doubled."""
     lines = "".join(json.dumps(entry) + "\n" for entry in history)
     fileio.write(workdir / "metrics.jsonl", lines.encode())

@@ -455,8 +455,7 @@ def read_run(folder: Path) -> Any:
 
 def forge_run(folder: Path) -> list[str]:
     """The record's digest and the seal as they would be, had the files always been so."""
-    from googlenet_jax import fileio
-    from googlenet_jax.storage import checkpoint, proof
+    from googlenet_jax.storage import proof
 
     checkpoints = folder / "checkpoints"
     written = []
@@ -471,7 +470,7 @@ def forge_run(folder: Path) -> list[str]:
             written.append(path)
         if (step / proof.SEAL).exists():
             with contextlib.suppress(OSError):
-                fileio.write_json(step / proof.SEAL, checkpoint._file_digests(step))
+                proof.seal(step)
                 written.append(step / proof.SEAL)
     return [str(path.relative_to(folder)) for path in written]
 

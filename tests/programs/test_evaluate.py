@@ -260,9 +260,9 @@ def test_start_from_takes_the_best_weights(workdir, model):
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (NAMES[:7], "of 7 classes is new: the weights have 10, another number"),
-        (tuple("abcdefghij"), "of 10 classes is new: the weights have 10, of other names"),
-        (NAMES[::-1], "of 10 classes is new"),
+        (NAMES[:7], "a new classifier for 7 classes: the weights are for 10"),
+        (tuple("abcdefghij"), "a new classifier for 10 classes: their names or order differ"),
+        (NAMES[::-1], "a new classifier for 10 classes: their names or order differ"),
     ],
 )
 def test_start_from_keeps_a_fresh_head_for_other_classes(workdir, model, names, says):

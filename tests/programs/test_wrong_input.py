@@ -305,7 +305,7 @@ def test_all_checkpoints_damaged(refused, workdir):
         damage(workdir, step)
     arguments = [*tiny_run.ARGUMENTS, "--workdir", workdir]
     message = refused(train.main.main, *arguments, unchanged=workdir)
-    assert_names(message, "checkpoint 9", "none of 2 checkpoints is whole")
+    assert_names(message, "checkpoint 9", "none of 2 checkpoints is whole; put back a copy")
 
 
 def test_a_renamed_checkpoint_is_not_deleted(refused, workdir):
@@ -314,7 +314,7 @@ def test_a_renamed_checkpoint_is_not_deleted(refused, workdir):
     (folder / "9").rename(folder / "10")
     before = files(workdir)
     message = refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir)
-    assert_names(message, "checkpoint 10", folder, "is the one of step 9", "move it")
+    assert_names(message, "checkpoint 10", folder, "is the one of step 9: rename", "or move it")
     (folder / "8").rename(folder / "9")
     message = refused(train.main.main, *tiny_run.ARGUMENTS, "--workdir", workdir)
     assert_names(message, "is the one of step 8")

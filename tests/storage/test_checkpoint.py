@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what comes back, and that damage is found wherever it is."""
+"""Checkpoints: which are kept, that they are restored exactly, and that any damage is found."""
 
 import dataclasses
 import os
@@ -27,7 +27,7 @@ def state():
 
 
 def at(state, number):
-    """The state as if it had taken so many steps, recognisable by its first weight."""
+    """The state as if it had taken `number` steps, with other weights for each number."""
     params = jax.tree.map(lambda leaf: leaf + number, state.params)
     return state.replace(step=jnp.int32(number), params=params)
 
@@ -64,7 +64,7 @@ def test_everything_comes_back(tmp_path, state):
         ({1: score(0.9), 2: score(0.9), 3: None, 4: None}, [2, 3, 4], 2),
         ({1: None, 2: None, 3: None}, [2, 3], None),
     ],
-    ids=["accuracy", "loss breaks a tie", "of equals the later", "none was evaluated"],
+    ids=["accuracy", "loss breaks a tie", "the later of equals", "none was evaluated"],
 )
 def test_latest_two_and_best_are_kept(tmp_path, state, metrics, kept, best):
     save(tmp_path, state, metrics)
@@ -78,7 +78,7 @@ def test_latest_two_and_best_are_kept(tmp_path, state, metrics, kept, best):
 
 
 def test_a_saved_state_may_be_donated_at_once(tmp_path):
-    """The save goes on in the background while the buffers are given to the next step."""
+    """The save goes on in the background while the next step reuses the buffers."""
     data, key = make_data(32), jax.random.key(0)
     current = make_state()
     order, expected = jnp.arange(32), {}
@@ -101,7 +101,7 @@ def test_a_saved_state_may_be_donated_at_once(tmp_path):
             assert_is(checkpoints.restore(number, current)[0], expected[number])
 
 
-def test_a_process_that_is_gone_is_no_failure_of_the_storage(tmp_path, state, monkeypatch):
+def test_the_death_of_another_process_is_not_told_as_a_failed_save(tmp_path, state, monkeypatch):
     def save(*_, **__):
         raise jax.errors.JaxRuntimeError("INTERNAL: Task 1 heartbeat timeout.")
 
@@ -113,7 +113,7 @@ def test_a_process_that_is_gone_is_no_failure_of_the_storage(tmp_path, state, mo
 
 
 def test_a_step_can_be_saved_again(tmp_path, state):
-    """A stop at an epoch's end is saved before its evaluation, and again after it."""
+    """A run that is stopped at an epoch's end saves before the evaluation and again after it."""
     save(tmp_path, state, {1: None})
     later = dataclasses.replace(RECORD, history=[])
     with Checkpoints(tmp_path) as checkpoints:
@@ -145,7 +145,7 @@ def test_a_flipped_bit_in_any_of_20_places_is_found(tmp_path, state):
             assert_is(restored, at(state, 1))
             assert len(problems) == 1
             checkpoints.delete_newer(1)
-            assert checkpoints.steps == [1], "the damaged one must not be resumed from later"
+            assert checkpoints.steps == [1], "the damaged one must not be resumed later"
 
 
 def test_a_damaged_best_checkpoint_is_not_replaced_by_another(tmp_path, state):
@@ -158,7 +158,7 @@ def test_a_damaged_best_checkpoint_is_not_replaced_by_another(tmp_path, state):
 
 
 def test_other_contents_are_found_without_a_seal(tmp_path, state):
-    """As a run leaves it that is killed between Orbax's commit and the seal."""
+    """Such as after a kill between Orbax's commit and the seal."""
     save(tmp_path, state, {1: None, 2: None})
     (tmp_path / "2" / SEAL).unlink()
     with Checkpoints(tmp_path) as checkpoints:
@@ -186,7 +186,7 @@ def test_a_changed_history_is_found_without_a_seal(tmp_path, state):
         checkpoints.restore(1, state)
 
 
-def test_a_half_deleted_checkpoint_is_passed_over(tmp_path, state):
+def test_a_half_deleted_checkpoint_is_skipped(tmp_path, state):
     save(tmp_path, state, {1: None, 2: None})
     for file in list((tmp_path / "2" / "state").rglob("*"))[::2]:
         if file.is_file():
@@ -196,12 +196,15 @@ def test_a_half_deleted_checkpoint_is_passed_over(tmp_path, state):
     assert_is(restored, at(state, 1))
 
 
-def test_where_none_is_whole_nothing_is_deleted(tmp_path, state):
+def test_if_none_is_whole_nothing_is_deleted(tmp_path, state):
     save(tmp_path, state, {1: None, 2: None})
     for number in (1, 2):
         (tmp_path / str(number) / "state" / "_METADATA").write_text("{}")
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(CheckpointError, match="none of 2 checkpoints is whole; the newest"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"none of 2 checkpoints is whole; put back a copy.*; the newest: checkpoint 2",
+        ):
             checkpoints.restore_newest(state)
         assert checkpoints.steps == [1, 2]
 
@@ -216,17 +219,20 @@ def test_another_network_is_refused(tmp_path, state):
 
 @pytest.mark.parametrize("is_old", [False, True])
 def test_a_folder_under_another_steps_name_is_refused(tmp_path, state, is_old):
-    """Resuming would take it for what it is not, or delete it as damaged."""
+    """Resuming would go on from the wrong step, or delete it as damaged."""
     save(tmp_path, state, {3: score(0.5), 5: None})
     (tmp_path / "5").rename(tmp_path / "8")
-    if is_old:  # versions before did not record the step
+    if is_old:  # older versions did not record the step
         tiny_run.change_records(tmp_path.parent, lambda p: p.pop("step"), tmp_path.name)
     with Checkpoints(tmp_path) as checkpoints:
         for restore in (
             lambda: checkpoints.restore(8, jax.eval_shape(lambda: state)),
             lambda: checkpoints.restore_newest(state),
         ):
-            with pytest.raises(CheckpointError, match=r"checkpoint 8 .* is the one of step 5"):
+            with pytest.raises(
+                CheckpointError,
+                match=r"checkpoint 8 .* is the one of step 5: rename its",
+            ):
                 restore()
         assert checkpoints.steps == [3, 8]
 
@@ -235,7 +241,7 @@ def test_a_whole_checkpoint_of_another_network_is_not_deleted(tmp_path, state):
     save(tmp_path, state, {1: None, 2: None})
     other = state.replace(params={**state.params, "more": jnp.zeros(3)})
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(CheckpointError, match="not those of this config"):
+        with pytest.raises(CheckpointError, match=r"not those of this config: 1 differ, first"):
             checkpoints.restore_newest(other)
         assert checkpoints.steps == [1, 2]
 
@@ -268,12 +274,12 @@ def test_other_names_among_the_checkpoints_do_not_matter(tmp_path, state):
         ("1/state/pipe", os.mkfifo),
     ],
 )
-def test_what_is_no_checkpoint_is_named(tmp_path, state, name, make):
-    """Orbax lists all of these, and fails or waits for ever."""
+def test_anything_else_with_the_name_of_a_checkpoint_is_named(tmp_path, state, name, make):
+    """Orbax would list all of these, and fail or block forever."""
     save(tmp_path, state, {1: None})
     (tmp_path / name).unlink(missing_ok=True)
     make(tmp_path / name)
-    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / name}: is n")):
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / name}: is not a ")):
         Checkpoints(tmp_path)
     assert (tmp_path / name).is_symlink() or (tmp_path / name).exists()
     assert (tmp_path / "1" / SEAL).exists()
@@ -286,10 +292,10 @@ CONTENTS += [b'{"../../x": 1}', b'{"custom_metadata": []}', b'{"custom_metadata"
 
 @pytest.mark.parametrize("content", CONTENTS, ids=lambda content: str(content[:20]))
 @pytest.mark.parametrize("name", [SEAL, "_CHECKPOINT_METADATA", "state/_METADATA"])
-def test_contents_of_any_kind_are_told_in_a_line(tmp_path, state, whole, caplog, name, content):
-    """And not in the libraries' logs, which would print the file's bytes as they are."""
+def test_invalid_contents_are_told_in_one_line(tmp_path, state, whole, caplog, name, content):
+    """And not logged by the libraries, which would print the file's raw bytes."""
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "2" / SEAL).unlink()  # which would find every change
+    (tmp_path / "2" / SEAL).unlink()  # it would find every change
     (tmp_path / "2" / name).write_bytes(content)
     with pytest.raises(CheckpointError), Checkpoints(tmp_path) as checkpoints:
         checkpoints.restore(2, state)
@@ -316,7 +322,7 @@ def test_names_of_no_checkpoint(whole, name):
 
 @pytest.mark.parametrize("name", ["lr[0.1]", "a\\b", "*?${}~%#:'\"\\ \t\n[é]"])
 def test_a_path_of_any_characters(tmp_path, state, name):
-    """Orbax takes brackets for a pattern, and TensorStore a backslash for an escape."""
+    """Orbax reads brackets as a pattern, and TensorStore a backslash as an escape."""
     (tmp_path / name).mkdir()
     save(tmp_path / name, state, {1: None, 2: None, 3: None})
     with Checkpoints(tmp_path / name) as checkpoints:
@@ -326,7 +332,7 @@ def test_a_path_of_any_characters(tmp_path, state, name):
     assert [path.name for path in (tmp_path / name).iterdir()] == ["2"]
 
 
-def test_files_of_others_in_a_checkpoint_do_not_matter(tmp_path, state):
+def test_added_files_in_a_checkpoint_do_not_matter(tmp_path, state):
     save(tmp_path, state, {3: score(0.5)})
     for name in (".DS_Store", "state/Thumbs.db", "_CHECKPOINT_METADATA~"):
         (tmp_path / "3" / name).write_text("x")

@@ -1,4 +1,4 @@
-"""An export is the checkpoint's network, whole, and proves it."""
+"""An export holds the checkpoint's network, complete and verified."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ FILES = {"model.safetensors", "config.json", "model.jaxexport", "README.md"}
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A run whose config names paths, as many a run's does."""
+    """A run whose config names paths."""
     copy = tmp_path_factory.mktemp("export") / "run"
     shutil.copytree(tiny_run.make(tmp_path_factory, tiny_run.GOOGLENET), copy)
     config = read_config(copy)
@@ -46,7 +46,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(workdir):
-    """Of the last checkpoint, into an empty folder."""
+    """An export of the last checkpoint, in a folder that was empty."""
     folder = workdir.parent / "exported"
     folder.mkdir()
     train.export.main(["--workdir", str(workdir), "--checkpoint=latest", "--out", str(folder)])
@@ -117,7 +117,7 @@ numpy.save(sys.stdout.buffer, numpy.concatenate([one, all]))
 
 
 def test_the_program_needs_jax_alone(exported, model, images, tmp_path):
-    """For batches of one and of many, without this project and what it is made of."""
+    """For batches of one and of many, without this project and its other dependencies."""
     np.save(tmp_path / "images.npy", images)
     command = [sys.executable, "-c", PROGRAM, exported, tmp_path / "images.npy"]
     output = tmp_path / "logits.npy"
@@ -127,11 +127,11 @@ def test_the_program_needs_jax_alone(exported, model, images, tmp_path):
     found = np.load(output)
     assert found.shape == (1 + len(images), 10)
     expected = np.concatenate([expected[:1], expected])
-    # After nine steps BatchNorm's statistics are far off and logits go into the thousands.
+    # After nine steps BatchNorm's statistics are poor, and logits go into the thousands.
     assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
-def test_nothing_of_this_machine_goes_along(exported):
+def test_no_path_of_this_machine_is_exported(exported):
     for path in exported.iterdir():
         content = path.read_bytes()
         for secret in (b"/home/me", b"googlenet_jax/", b"site-packages"):
@@ -139,7 +139,7 @@ def test_nothing_of_this_machine_goes_along(exported):
 
 
 def test_the_program_holds_no_momentum(exported):
-    """Weights and program, no third copy of the parameters' size."""
+    """The momentum would be a third copy, as large as the parameters."""
     weights, program = (
         (exported / name).stat().st_size for name in ("model.safetensors", "model.jaxexport")
     )
@@ -175,7 +175,7 @@ def test_the_card_s_command_starts_the_same_run(exported):
 
 
 def test_the_card_says_what_best_was_chosen_on_and_what_is_not_known(workdir, model, tmp_path):
-    """Here of a run that was stopped, and so has no summary."""
+    """Here for a run that was stopped, and so has no summary."""
     stopped = shutil.copytree(workdir, tmp_path / "stopped")
     (stopped / "summary.json").unlink()
     train.export.main(["--workdir", str(stopped), "--out", str(tmp_path / "new" / "out")])
@@ -253,10 +253,10 @@ def test_a_torn_file_is_found(damaged, name, kept):
 
 
 def test_missing_files_are_told(damaged, tmp_path):
-    (damaged / "model.jaxexport").unlink()  # nobody needs it to load the weights
+    (damaged / "model.jaxexport").unlink()  # loading the weights does not need it
     googlenet_jax.load(damaged)
     (damaged / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: is not there"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: is missing; copy the whole"):
         googlenet_jax.load(damaged)
     for absent in ("absent", "x" * 300):
         with pytest.raises(CheckpointError, match="holds no run"):
@@ -264,7 +264,7 @@ def test_missing_files_are_told(damaged, tmp_path):
 
 
 def rewrite(folder, change):
-    """Changes config.json as somebody would who also mends its sum."""
+    """Changes config.json, and its sha256 with it."""
     values = config_of(folder)
     change(values)
     values["sha256"].pop("config.json", None)
@@ -273,7 +273,7 @@ def rewrite(folder, change):
 
 
 def test_a_name_that_stands_twice_is_told(damaged):
-    """People see the first one, and JSON's readers take the last."""
+    """People see the first one, and JSON readers take the last."""
     path = damaged / "config.json"
     path.write_text(path.read_text().replace('"step": 9', '"step": 7,\n  "step": 9'))
     with pytest.raises(CheckpointError, match="a name twice"):
@@ -281,7 +281,7 @@ def test_a_name_that_stands_twice_is_told(damaged):
 
 
 def test_nothing_from_a_file_is_markdown(model, workdir, tmp_path):
-    """In the model card, of names that anybody may have chosen."""
+    """In the model card, with names that anybody may have chosen."""
     hostile = "<script>x</script> ![i](http://e/) `a` | b\n# c\x1b[2J"
     origin = {"source": hostile, "sha256": "0", "official": False, "imported": {hostile: hostile}}
     info = dataclasses.replace(model.info, class_names=(hostile, *"123456789"), name=hostile)
@@ -296,7 +296,7 @@ def test_nothing_from_a_file_is_markdown(model, workdir, tmp_path):
     rows = [line for line in card.splitlines() if "script" in line]
     assert len(rows) == 3  # the title, the weights, the classes
     for row in rows:
-        outside = re.sub(r"(`+) ?.*?[^`]\1(?!`)", "", row)  # of code, which shows what it holds
+        outside = re.sub(r"(`+) ?.*?[^`]\1(?!`)", "", row)  # in code, markup has no effect
         assert not re.search(r"(?<!\\)[<>`\[\]]", outside), outside
 
 
@@ -345,7 +345,7 @@ NO_CONFIGS = {
 
 
 @pytest.mark.parametrize("kind", NO_CONFIGS)
-def test_what_is_no_config_json(damaged, kind):
+def test_another_config_json_is_refused(damaged, kind):
     (damaged / "config.json").write_bytes(NO_CONFIGS[kind])
     with pytest.raises(CheckpointError, match=r"config\.json: not an export of this version"):
         googlenet_jax.load(damaged)
@@ -353,12 +353,12 @@ def test_what_is_no_config_json(damaged, kind):
 
 def test_weights_of_another_network_are_told(damaged):
     rewrite(damaged, lambda values: values["config"]["model"].update(width_multiplier=0.125))
-    with pytest.raises(CheckpointError, match=r"not those of its config, \d+ differ, first \w+\."):
+    with pytest.raises(CheckpointError, match=r"do not fit its config: \d+ differ, first \w+\."):
         googlenet_jax.load(damaged)
 
 
 def test_an_export_has_no_other_checkpoints(exported):
-    with pytest.raises(CheckpointError, match="holds one checkpoint, not 'latest'"):
+    with pytest.raises(CheckpointError, match="holds one checkpoint, not 'latest'; leave it out"):
         googlenet_jax.load(exported, "latest")
 
 
@@ -386,7 +386,7 @@ def test_a_run_starts_from_an_export(exported, model):
     ids=["7x7 stem, heads", "resnet", "bfloat16, resized"],
 )
 def test_every_architecture_becomes_a_program(setting):
-    """Whose batch stays open, and which gives the network's logits."""
+    """For any batch size, with the network's logits."""
     config, _ = flags.parse([*setting, "--config.model.width_multiplier=0.03"])
     info = DatasetInfo("colours", ("a", "b", "c"), (32, 32, 3), (0.5,) * 3, (0.25,) * 3)
     fresh = state.initialize(jax.random.key(7), config, info)

@@ -1,4 +1,4 @@
-"""Runs and exports of every format that was ever written load, with the numbers they had."""
+"""Runs and exports of every format ever written still load, with the same logits."""
 
 import json
 import tarfile
@@ -36,14 +36,14 @@ def test_a_run_and_an_export_load(archive, tmp_path):
     expected = json.loads(archive.with_name(f"{number(archive)}.json").read_text())
     for name in ("run", "export"):
         logits = googlenet_jax.load(folder / name).logits(IMAGES)
-        # The bits are those of one CPU and one version of XLA.
+        # The exact bits depend on the CPU and on the version of XLA.
         np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3, err_msg=name)
     program = jax.export.deserialize(bytearray((folder / "export/model.jaxexport").read_bytes()))
     np.testing.assert_allclose(program.call(IMAGES), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("archive", FORMATS, ids=number)
-def test_the_command_that_made_a_run_finds_it_done(archive, tmp_path, capfd):
+def test_the_command_that_made_a_run_finds_it_finished(archive, tmp_path, capfd):
     workdir = unpack(archive, tmp_path) / "run"
     config = Config.from_dict(json.loads((workdir / "config.json").read_text()))
     before = json.loads((workdir / "summary.json").read_text())
@@ -54,21 +54,21 @@ def test_the_command_that_made_a_run_finds_it_done(archive, tmp_path, capfd):
 
 
 def names(value) -> set[str]:
-    """The names in nested JSON objects, with those that lead to them."""
+    """The dotted names in nested JSON objects."""
     if not isinstance(value, dict):
         return set()
     return set(value) | {f"{key}.{name}" for key in value for name in names(value[key])}
 
 
-def test_the_newest_format_is_that_of_today(tmp_path_factory, tmp_path):
-    """Else a later version could not be held to what this one writes."""
+def test_the_newest_stored_format_is_the_current_one(tmp_path_factory, tmp_path):
+    """Otherwise no test would show that later versions read what this one writes."""
     newest = unpack(max(FORMATS, key=lambda path: int(number(path))), tmp_path) / "run"
     found = []
     for workdir in (newest, tiny_run.make(tmp_path_factory)):
         record = load_model(workdir, "latest").record
         (folder, *_) = (workdir / "checkpoints").iterdir()
         metadata = json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
-        metadata["leaves"] = {}  # and what else has names that are no part of the format
+        metadata["leaves"] = {}  # these names are not part of the format
         metadata["record"] |= {"config": {}, "warnings": {}, "history": record.history[0]}
         found.append(names(metadata))
     assert found[0] == found[1]

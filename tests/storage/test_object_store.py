@@ -1,6 +1,6 @@
-"""A working directory in an object store is that of a local run, to the bit.
+"""A working directory in an object store is equal to the bit to that of a local run.
 
-The stores are local fakes of the interfaces of Google's and Amazon's (fake_stores.py).
+The stores are local fakes of Google's and Amazon's interfaces (fake_stores.py).
 """
 
 import contextlib
@@ -67,13 +67,13 @@ def history(workdir):
 
 
 def objects(folder):
-    """Their names below a folder."""
+    """The names of the objects in a folder."""
     files, key = mirror.open_store(folder)
     return {name.removeprefix(f"{key}/") for name in files.find(key)}
 
 
-def test_the_last_bytes_of_a_file_arrive(bucket, tmp_path):
-    """In the stand-in as well: one that loses them makes a whole checkpoint a damaged one."""
+def test_line_ends_at_the_end_of_a_file_arrive(bucket, tmp_path):
+    """A fake store that loses them would make every checkpoint look damaged."""
     contents = {name: b"content" + end for name, end in ENDS.items()}
     (tmp_path / "1").mkdir()
     for name, content in contents.items():
@@ -83,7 +83,7 @@ def test_the_last_bytes_of_a_file_arrive(bucket, tmp_path):
 
 
 def interrupt(monkeypatch, calls):
-    """SIGTERM behind so many calls of the compiled steps."""
+    """Sends SIGTERM after `calls` calls of the compiled steps."""
     check = train.epoch.check_finite
 
     def counting(*arguments):
@@ -98,7 +98,7 @@ def interrupt(monkeypatch, calls):
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
-    """The run that was never stopped."""
+    """A run that was never stopped."""
     workdir = tmp_path_factory.mktemp("local")
     with compiling.quickly():
         train.main.main([*ARGUMENTS, "--workdir", str(workdir)])
@@ -149,8 +149,8 @@ def test_a_run_stopped_within_an_epoch_goes_on(bucket, local, tmp_path, monkeypa
         load_model(str(workdir), "latest")
 
 
-def test_a_folder_counts_once_its_last_file_is_there(bucket, tmp_path, monkeypatch):
-    """A copy is cut short before any request, then behind the first, and so on."""
+def test_a_copy_counts_once_its_last_file_is_there(bucket, tmp_path, monkeypatch):
+    """The copy is cut short before the first request, then after it, and so on."""
     local = tmp_path / "local"
     (local / "2" / "deep").mkdir(parents=True)
     for name in ("deep/a", "seal"):
@@ -181,7 +181,7 @@ def test_a_folder_counts_once_its_last_file_is_there(bucket, tmp_path, monkeypat
     assert seen[-1] == objects(remote) == new
 
 
-def test_folders_of_others_stay_in_a_store(bucket, tmp_path):
+def test_other_folders_in_a_store_stay(bucket, tmp_path):
     remote = bucket / "others"
     files, key = mirror.open_store(remote)
     files.pipe({f"{key}/{name}": b"x" for name in ("1/seal", "2/a", "notes/a", "3 copy/a")})
@@ -192,7 +192,7 @@ def test_folders_of_others_stay_in_a_store(bucket, tmp_path):
 
 
 def cut_short(files, key, requests):
-    """A store that is lost behind so many requests that change something."""
+    """A store that fails after so many requests that change something."""
 
     def request(function, *arguments):
         nonlocal requests
@@ -207,9 +207,9 @@ def cut_short(files, key, requests):
 
 
 def test_processes_share_a_store(tmp_path, stores):
-    """Two of them are stopped; what they saved is whole, and the first one's.
+    """Two processes are stopped; the first one has saved a whole checkpoint.
 
-    JAX looks for a signal once a second, so the run would go on for much longer than that.
+    JAX looks for a signal once a second, so the run is long enough for that.
     """
     workdir = "s3://bucket/shared"
     arguments = [*multiprocess.ARGUMENTS, "--config.train.epochs=100", "--workdir", workdir]
@@ -227,7 +227,7 @@ def test_processes_share_a_store(tmp_path, stores):
 
 @pytest.fixture
 def refused(capfd, monkeypatch):
-    """Runs a program and returns its complaint without the "error: "."""
+    """Runs a program and returns its error line without the "error: "."""
 
     def run(main, *arguments):
         monkeypatch.setattr(sys, "argv", ["program", *arguments])
@@ -266,7 +266,7 @@ def test_a_refused_start_leaves_nothing(bucket, refused):
     ],
 )
 def test_what_is_missing_is_named(folder, missing, message, stores):
-    """In a process that has not loaded it, without credentials."""
+    """In a new process, without credentials."""
     program = (
         "import sys; sys.modules[sys.argv[2]] = None; from train import console;"
         "from googlenet_jax import fileio; folder = fileio.parse(sys.argv[1]);"

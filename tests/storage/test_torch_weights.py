@@ -1,4 +1,4 @@
-"""Weights from PyTorch and back: the same tensors to the bit, the same logits, clear refusals."""
+"""Weights from PyTorch and back: equal tensors, equal logits, clear refusals."""
 
 import dataclasses
 import errno
@@ -37,6 +37,7 @@ from benchmarks import torch_networks  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("programs_freed_at_once", "compiled_quickly")
 WIDTH = 1 / 16
+COUNTER = "a__num_batches_tracked"
 ARTICLE = {
     "row 1": {"stem": 7, "pools": "4", "head_side": AUX_SIDE, "bn": False},
     "row 3": {"bn": False},
@@ -134,7 +135,7 @@ def test_logits_are_pytorch_s(
     tmp_path, capsys, build, classes, size, arguments, normalisation, layout
 ):
     network = build()
-    # As a network that DataParallel wrapped saves itself.
+    # As a network in DataParallel saves itself.
     state = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
     torch.save(state, tmp_path / "net.pth")
     run_import(tmp_path / "net.pth", tmp_path / "run", *arguments)
@@ -198,7 +199,7 @@ class Hostile:
         (pickle.dumps(Hostile()), "more than tensors"),
         ({"net": Hostile()}, "more than tensors"),
         ([1, 2], "holds a list, not a state dict"),
-        ({"weight": torch.zeros(2)}, "no state dict of a GoogLeNet .* such as weight"),
+        ({"weight": torch.zeros(2)}, "is not a state dict of a GoogLeNet .* such as weight"),
         ({"conv3.conv.weight": torch.zeros(2)}, "it has no conv1.conv.weight and fc.weight"),
     ],
     ids=["empty", "text", "pickle", "hostile", "list", "other", "headless"],
@@ -219,8 +220,8 @@ def changed(**tensors):
     return article("row 3").state_dict() | {k.replace("__", "."): v for k, v in tensors.items()}
 
 
-def packed(path):
-    """The archive as other programs would write it: its records compressed."""
+def compressed(path):
+    """The archive as other programs would write it, with compressed records."""
     with zipfile.ZipFile(path) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -229,7 +230,7 @@ def packed(path):
 
 
 def doubled(path):
-    """The archive with a record twice, of which one program reads the first, one the last."""
+    """The archive with a record twice; some programs would read the first, some the last."""
     with zipfile.ZipFile(path, "a") as archive:
         name = archive.namelist()[0]
         content = archive.read(name)
@@ -249,14 +250,14 @@ def flipped(path):
     [
         ({}, flipped, r"its record .*/data/\d+ is damaged"),
         ({}, doubled, "two records of one name"),
-        ({}, packed, r"its record .* is packed"),
+        ({}, compressed, r"its record .* is compressed"),
         ({"conv2__conv__bias": torch.full((12,), torch.nan)}, None, "conv2.conv.bias .* finite"),
         ({"module__conv2__conv__bias": torch.zeros(12)}, None, "has conv2.conv.bias twice"),
         ({"huge": torch.zeros(1).expand(10**10)}, None, r"claims 40,000,\d{3},\d{3} bytes"),
-        ({"a__num_batches_tracked": torch.zeros(1, dtype=int)}, None, "a.num_batches.* no weight"),
-        ({"a__num_batches_tracked": torch.tensor(torch.nan)}, None, "a.num_batches.* no weight"),
+        ({COUNTER: torch.zeros(1, dtype=int)}, None, "a.num_batches_tracked is not a weight"),
+        ({COUNTER: torch.tensor(torch.nan)}, None, "a.num_batches_tracked is not a weight"),
     ],
-    ids=["flipped", "doubled", "packed", "nan", "twice", "stride 0", "count vector", "count nan"],
+    ids=["flipped", "doubled", "compressed", "nan", "twice", "stride 0", "vector", "count nan"],
 )
 def test_damaged_weights_are_refused(tmp_path, state, damage, message):
     path = tmp_path / "net.pth"
@@ -275,7 +276,7 @@ def endless(levels):
 
 
 def test_tuples_of_tuples_are_refused_before_they_are_hashed(tmp_path):
-    """In both formats; and tuples that lie in one another too deeply for Python."""
+    """In both formats; and tuples nested too deeply for Python."""
     torch.save({"x": 1}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     head = (tmp_path / "old.pth").read_bytes()
     with io.BytesIO(head) as file:
@@ -294,7 +295,7 @@ def test_tuples_of_tuples_are_refused_before_they_are_hashed(tmp_path):
 
 @pytest.mark.parametrize("new", [True, False])
 def test_whole_checkpoints_of_pytorch_are_read(tmp_path, new):
-    """With an optimizer's state and shared tuples, in the format of today and that before 2020."""
+    """With an optimizer's state and shared tuples, in the current format and that before 2020."""
     network = article("row 3")
     adam = torch.optim.Adam([{"params": [each]} for each in network.parameters()])
     state = {"net": network.state_dict(), "optimizer": adam.state_dict(), "acc": 1.0}
@@ -305,7 +306,7 @@ def test_whole_checkpoints_of_pytorch_are_read(tmp_path, new):
 
 
 def test_remarks_beside_a_state_dict_are_numbers_and_short_texts(tmp_path):
-    """Under names that are texts: others have no place in a record."""
+    """Under names that are strings: a record cannot hold others."""
     state = {"net": article("row 3").state_dict(), 1: 2, "acc": 3.0, "nan": float("nan")}
     torch.save({**state, "note": "x" * 10**6, "big": 10**20}, tmp_path / "net.pth")
     assert torch_weights.read(tmp_path / "net.pth").extra == {"acc": 3.0}
@@ -357,8 +358,8 @@ def test_what_the_programs_refuse(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
-def test_what_cannot_be_written_leaves_things_as_they_were(tmp_path, name, monkeypatch):
-    """What is no file is refused before a network is loaded, and a full disk leaves no half."""
+def test_a_failed_write_leaves_things_as_they_were(tmp_path, name, monkeypatch):
+    """A bad path is refused before a network is loaded, and a full disk leaves no half file."""
     os.mkfifo(tmp_path / "pipe")
     for out in (tmp_path, tmp_path / "pipe", tmp_path / "pipe" / name, tmp_path / ("x" * 300)):
         with pytest.raises(UserError, match="cannot be written") as caught:
@@ -379,11 +380,11 @@ def test_what_cannot_be_written_leaves_things_as_they_were(tmp_path, name, monke
     assert {path.name for path in tmp_path.iterdir()} == {"pipe", name}
 
 
-def test_an_imported_network_sees_what_torchvision_shows_its_own(tmp_path):
-    """Its GoogLeNet_Weights.IMAGENET1K_V1.transforms() and its network's `transform_input`.
+def test_images_are_preprocessed_as_torchvision_does(tmp_path):
+    """By GoogLeNet_Weights.IMAGENET1K_V1.transforms() and the network's `transform_input`.
 
-    Written with Pillow and NumPy. Torchvision scales the whole picture, to whole pixels, and then
-    cuts at a whole pixel. The picture's size is such that neither rounds.
+    Here these are written with Pillow and NumPy. Torchvision resizes the whole picture to whole
+    pixels, then crops at a whole pixel. The picture's size is such that neither rounds.
     """
     network = trained(torch_networks.GoogLeNet(7, WIDTH, **parity.TORCHVISION), 224)
     torch.save(network.state_dict(), tmp_path / "net.pth")
@@ -408,7 +409,7 @@ def test_an_imported_network_sees_what_torchvision_shows_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["zoo", "torchvision"])
-def test_a_network_goes_back_to_where_it_came_from(tmp_path, layout):
+def test_a_network_is_exported_in_the_layout_that_it_came_in(tmp_path, layout):
     if layout == "zoo":
         net = trained(torch_networks.ZooGoogLeNet(10, WIDTH), 32).state_dict()
     else:
@@ -442,7 +443,7 @@ def saved(path, tensors):
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
-def test_half_precision_is_taken_as_float32(tmp_path, name):
+def test_half_precision_is_read_as_float32(tmp_path, name):
     net = {n: t.half() for n, t in article("row 3").state_dict().items()}
     file = torch_weights.read(saved(tmp_path / name, net))
     for tensor, value in net.items():
@@ -461,10 +462,10 @@ def test_parameters_that_require_gradients_are_read(tmp_path):
     [
         (
             lambda net: net | {"x.num_batches_tracked": torch.zeros(2, dtype=torch.int64)},
-            "no weight",
+            "not a weight",
         ),
-        (lambda net: net | {"x.num_batches_tracked": torch.tensor(2**31)}, "no weight"),
-        (lambda net: net | {"fc.weight": torch.zeros(10, 64, dtype=torch.int8)}, "no weight"),
+        (lambda net: net | {"x.num_batches_tracked": torch.tensor(2**31)}, "not a weight"),
+        (lambda net: net | {"fc.weight": torch.zeros(10, 64, dtype=torch.int8)}, "not a weight"),
         (lambda net: net | {"fc.weight": torch.tensor(1.0)}, "no conv1.conv.weight and fc.weight"),
         (lambda net: net | {"fc.weight": torch.zeros(0, 64)}, "no conv1.conv.weight and fc.weight"),
         (lambda net: net | {"fc.weight": torch.zeros(43, 64)}, "43 classes.*--config"),
@@ -473,7 +474,7 @@ def test_parameters_that_require_gradients_are_read(tmp_path):
         (lambda net: {"net": net, "acc": np.float64(3)}, "more than tensors and numbers"),
     ],
 )
-def test_state_dicts_that_are_no_network_s(tmp_path, change, message):
+def test_invalid_state_dicts_are_refused(tmp_path, change, message):
     net = {name: torch.zeros(1) for name in ("inception3a.branch1.conv.weight", "fc.bias")}
     net |= {"conv1.conv.weight": torch.zeros(4, 3, 3, 3), "fc.weight": torch.zeros(10, 64)}
     path = saved(tmp_path / "net.pth", change(net))
@@ -482,7 +483,7 @@ def test_state_dicts_that_are_no_network_s(tmp_path, change, message):
 
 
 def test_settings_change_what_was_found(tmp_path, capsys):
-    """Written apart or joined, as for `train.main`."""
+    """With a space or "=" before the value, as in `train.main`."""
     torch.save(article("row 3").state_dict(), tmp_path / "net.pth")
     run_import(tmp_path / "net.pth", tmp_path / "run", "--config.data.unofficial", "True")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -495,7 +496,7 @@ def test_settings_change_what_was_found(tmp_path, capsys):
 
 
 def test_torchvision_s_weights_start_a_fine_tuning(tmp_path):
-    """`configs/finetune.py`'s network is the one that is found, but for the heads."""
+    """`configs/finetune.py` has the network that is inferred from them, without the heads."""
     network = trained(torch_networks.GoogLeNet(1000, WIDTH, **parity.TORCHVISION), 224)
     torch.save(network.state_dict(), tmp_path / "net.pth")
     run_import(tmp_path / "net.pth", tmp_path / "run")
@@ -512,7 +513,8 @@ def test_torchvision_s_weights_start_a_fine_tuning(tmp_path):
         return state.initialize(jax.random.key(1), Config(model=model), info)
 
     own = fresh(config.model, 10)
-    # Over the fan-out of a few classes it is so large that its first gradients undo what is known.
+    # Scaled by the fan-out of a few classes, it would be so large that its first gradients undo
+    # the pretraining.
     classifier = np.asarray(own.params["fc"]["kernel"])
     assert np.abs(classifier).max() <= np.sqrt(6 / len(classifier))
     started, _ = start_from(own, str(tmp_path / "run"), tuple("abcdefghij"))

@@ -1,4 +1,4 @@
-"""Networks that ship with the package: each folder here is an export, with samples to try."""
+"""Networks that ship with the package: each folder here is an export, with sample pictures."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """What they are called."""
+    """The names of the shipped networks."""
     return sorted(path.parent.name for path in FOLDER.glob(f"*/{CONFIG}"))
 
 
 def find(name: str | WorkdirPath) -> WorkdirPath:
-    """The folder of that path; where there is none, of the shipped network of that name."""
+    """The folder at that path; if there is none, the shipped network of that name."""
     path = fileio.parse(name) if isinstance(name, str) else name
     return FOLDER / path if str(path) in names() and not path.exists() else path
