@@ -22,7 +22,7 @@ from scipy import stats
 
 from configs import cifar10
 from googlenet_jax import data
-from googlenet_jax.config import Config
+from googlenet_jax.config import TTA, Config
 from googlenet_jax.data import Dataset, Split
 from googlenet_jax.storage.summary import environment
 from googlenet_jax.training import feeds, state
@@ -48,7 +48,6 @@ ARMS: dict[str, Changes] = {
     "rate x 8 for BatchNorm's biases": {"optimizer.norm_bias_factor": 8.0},
     "label smoothing 0.1": {"train.label_smoothing": 0.1},
 }
-TTA = ("none", "mirror", "shifts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +114,10 @@ def table(lines: list[dict[str, Any]]) -> str:
         mean = statistics.mean(accuracies.values())
         difference = interval = ""
         if arm != "row 8" and len(pairs) > 1:
+            gain = statistics.mean(pairs)
             half = stats.t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs)
             half /= math.sqrt(len(pairs))
-            difference = f"{statistics.mean(pairs):+.2f}"
-            interval = (
-                f"{statistics.mean(pairs) - half:+.2f} to {statistics.mean(pairs) + half:+.2f}"
-            )
+            difference, interval = f"{gain:+.2f}", f"{gain - half:+.2f} to {gain + half:+.2f}"
         rows.append(
             f"| {epochs} | {arm} | {len(accuracies)} | {mean:.2f} | {difference} | {interval} |"
         )

@@ -180,6 +180,9 @@ class ModelConfig:
     )
 
 
+TTA = ("none", "mirror", "shifts")
+"""Kinds of test-time augmentation; see `data.augment.views`."""
+
 _STREAM = "data.stream=True or data.name=folder"
 
 
@@ -402,6 +405,13 @@ class TrainConfig:
         "keep compiled programs in JAX_COMPILATION_CACHE_DIR, or else in the user's cache folder",
         resumable=True,
     )
+
+    @property
+    def weights(self) -> str:
+        """Which weights of a run are evaluated, exported and used for predictions."""
+        if not self.ema_decay:
+            return "those of the step"
+        return f"moving average, decay {self.ema_decay:g}"
 
 
 @dataclasses.dataclass(slots=True)

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import absl.logging
 
 from googlenet_jax import fileio
+from googlenet_jax.config import TTA
 from googlenet_jax.errors import TrainingError, UserError, one_line, printable
 
 # Errors of the machine that can occur at any time: no space, no permission, a failing disk.
@@ -211,6 +212,11 @@ class Parser(argparse.ArgumentParser):
         """Adds --workdir and --checkpoint, which name a checkpoint of a run."""
         self.add_argument("--workdir", type=fileio.parse, required=True, help="folder of the run")
         self.add_argument("--checkpoint", default="best", help="best (default), latest or a step")
+
+    def add_tta(self) -> None:
+        """Adds --tta."""
+        what = "test-time augmentation: also classify the mirror image, and both shifted by a pixel"
+        self.add_argument("--tta", choices=TTA, default="none", help=f"{what} (default: none)")
 
     def add_data_path(self) -> None:
         """Adds --data-path."""

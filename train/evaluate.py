@@ -23,17 +23,26 @@ def main(argv: list[str]) -> None:
     splits = ("train", "valid", "test")
     parser.add_argument("--split", default="test", choices=splits, help="default: test")
     parser.add_data_path()
+    parser.add_tta()
     arguments = parser.parse_args(argv)
 
-    result = evaluate(arguments.workdir, arguments.checkpoint, arguments.split, arguments.data_path)
+    result = evaluate(
+        arguments.workdir,
+        arguments.checkpoint,
+        arguments.split,
+        arguments.data_path,
+        arguments.tta,
+    )
     # Results on other data get another file name, so that they do not replace the run's own.
     other = f"_{result['data']['sha256'][:12]}" if result["other_data"] else ""
-    name = f"evaluation_{arguments.split}_{result['step']}{other}.json"
+    tta = f"_{arguments.tta}" if arguments.tta != "none" else ""
+    name = f"evaluation_{arguments.split}_{result['step']}{tta}{other}.json"
     console.say(
         f"{arguments.split} split, {result['examples']:,} images, checkpoint of step "
         f"{result['step']} (epoch {result['epoch']}): loss {result['loss']:.4f}, "
         f"top-1 {result['accuracy']:.4f}, top-5 {result['top5_accuracy']:.4f}"
     )
+    console.say(f"  weights: {result['weights']}; test-time augmentation: {arguments.tta}")
     if other:
         console.say(f"  on other data than the run used: {result['data']['source']}")
     for label, accuracy in result["per_class_accuracy"].items():
@@ -46,7 +55,7 @@ def main(argv: list[str]) -> None:
 
 
 def evaluate(
-    workdir: WorkdirPath, checkpoint: str, split_name: str, data_path: str
+    workdir: WorkdirPath, checkpoint: str, split_name: str, data_path: str, tta: str
 ) -> dict[str, Any]:
     """Returns the metrics of a checkpoint on a split, with the provenance of both.
 
@@ -75,13 +84,15 @@ def evaluate(
     only: Any = {split: dataset.splits[split]}  # for either kind of data set
     dataset = dataclasses.replace(dataset, info=model.info, splits=only)
     with contextlib.closing(feeds.create(dataset, config)) as feed:
-        metrics = feed.evaluate(model.state, split).compute()
+        metrics = feed.evaluate(model.state, split, tta).compute()
     per_class = dict(zip(model.info.class_names, metrics.pop("per_class_accuracy"), strict=True))
     return {
         "checkpoint": checkpoint,
         "step": int(model.state.step),
         "epoch": len(model.record.history),
         "split": split_name,
+        "weights": config.train.weights,
+        "tta": tta,
         **metrics,
         "per_class_accuracy": per_class,
         "data": dataset.provenance,

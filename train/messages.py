@@ -61,6 +61,7 @@ def describe_model(config: Config, parameters: int) -> str:
     return (
         f"{config.model.name}, {parameters:,} parameters, {config.model.dtype} with "
         f"{config.model.matmul_precision} precision, on {devices}"
+        + (f"; evaluated weights: {config.train.weights}" if config.train.ema_decay else "")
     )
 
 

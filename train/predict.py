@@ -47,6 +47,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--checkpoint", help="of the run: best (default), latest or a step")
     top_k_help = f"classes per picture (default: {TOP_K}, or all if there are fewer)"
     parser.add_argument("--top-k", type=int, metavar="K", help=top_k_help)
+    parser.add_tta()
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     images_help = "a file, a folder with its subfolders, or - for standard input"
     parser.add_argument("images", nargs="+", metavar="IMAGE", help=images_help)
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold any bytes
 
     failed = False
-    for name, result in classify(model, find_images(arguments.images)):
+    for name, result in classify(model, find_images(arguments.images), arguments.tta):
         if isinstance(result, DataError):
             failed = True
             console.complain(f"{name}: {result}")
@@ -133,7 +134,7 @@ def _read_stdin() -> bytes | DataError:
 
 
 def classify(
-    model: "Model", sources: Sequence[Source]
+    model: "Model", sources: Sequence[Source], tta: str = "none"
 ) -> Iterator[tuple[str, "np.ndarray | DataError"]]:
     """Yields each picture's name and class probabilities, or the error, in the order of `sources`.
 
@@ -143,6 +144,7 @@ def classify(
     Args:
       model: The network, with the image shape and normalisation that it expects.
       sources: The pictures, at least one.
+      tta: Test-time augmentation, see `data.augment.views`.
     """
     import jax
     import numpy as np
@@ -163,7 +165,7 @@ def classify(
         for index, pixels in enumerate(decoded):
             if not isinstance(pixels, DataError):
                 images[index] = pixels
-        return decoded, jax.nn.softmax(model.logits(images))
+        return decoded, jax.nn.softmax(model.logits(images, tta))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         futures = one_ahead(

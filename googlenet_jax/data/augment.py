@@ -100,15 +100,15 @@ def views(images: Images, tta: str) -> list[tuple[float, Images]]:
       images: Normalised, NHWC.
       tta: "none", "mirror" or "shifts".
     """
+    if tta == "none":
+        return [(1, images)]
     found = [(1.0, images)]
     if tta == "shifts":
         height, width = images.shape[1:3]
         padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
         moved = [padded[:, i : i + height, i : i + width] for i in (0, 2)]
         found = [(0.5, images), *((0.25, each) for each in moved)]
-    if tta != "none":
-        found = [(w / 2, side) for w, view in found for side in (view, view[:, :, ::-1])]
-    return found
+    return [(w / 2, side) for w, view in found for side in (view, view[:, :, ::-1])]
 
 
 def cutout(key: PRNGKeyArray, images: Images, size: int) -> Images:

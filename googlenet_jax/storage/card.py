@@ -83,6 +83,8 @@ def card(values: dict[str, Any], parameters: int) -> str:
         f"then normalised by the mean {_list(dataset['mean'])} and the standard deviation "
         f"{_list(dataset['std'])}, inside the network's program"
     )
+    if decay := config["train"]["ema_decay"]:
+        rows["averaged"] = f"moving average of the weights over training, decay {decay:g}"
     rows["computes in"] = (
         f"{config['model']['dtype']}, {config['model']['matmul_precision']} precision"
     )

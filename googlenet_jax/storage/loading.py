@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from googlenet_jax import fileio
 from googlenet_jax.config import Config
@@ -73,7 +74,8 @@ def load_run(workdir: WorkdirPath, checkpoint: str) -> Model:
         found = checkpoints.read_record(step)
         check_recorded(workdir, config, found.config)
         info = read_info(workdir, found)
-        return Model(info, *checkpoints.restore(step, abstract_state(config, info)))
+        restored, record = checkpoints.restore(step, abstract_state(config, info))
+        return Model(info, restored.for_inference(), record)
 
     return read_checkpoints(workdir, load)
 
@@ -161,6 +163,10 @@ def start_from(
         for head in HEADS & params.keys():
             params[head] = {**params[head], "fc2": fresh.params[head]["fc2"]}
     started = fresh.replace(params=params, batch_stats=batch_stats)
+    if fresh.average is not None:  # a copy, since a step donates both
+        started = started.replace(
+            average=state.Weights(*jax.tree.map(jnp.copy, (params, batch_stats)))
+        )
     shapes = [
         {name: leaf.shape for name, leaf in export.named_weights(each)} for each in (started, fresh)
     ]

@@ -22,7 +22,8 @@ class Model:
 
     Attributes:
       info: Image shape, class names and normalisation.
-      state: The weights, and the step at which they were saved.
+      state: The weights, and the step at which they were saved. For a run with
+        `train.ema_decay`, they are the moving average.
       record: The run's history up to that step; an export has at most the last entry of it.
     """
 
@@ -46,12 +47,14 @@ class Model:
         self,
         images: UInt8[Array | np.ndarray, "batch height width channels"]
         | Float[Array | np.ndarray, "batch height width channels"],
+        tta: str = "none",
     ) -> Float[Array, "batch classes"]:
         """The logits in inference mode; their softmax is the class probabilities.
 
         Args:
           images: A batch of images of `info.image_shape`; uint8 from 0 to 255, or floats from 0
             to 1.
+          tta: Test-time augmentation, see `augment.views`.
 
         Raises:
           UserError: The images have another shape or type, or floats outside 0 to 1.
@@ -72,9 +75,9 @@ class Model:
             images = images * 255
         elif images.dtype != jnp.uint8:
             raise UserError(f"images of type {images.dtype}: must be uint8 or a float type")
-        return _logits(self.state, images, self.info)
+        return _logits(self.state, images, self.info, tta)
 
 
-@functools.partial(jax.jit, static_argnames="info")
-def _logits(state: TrainState, images: Array, info: DatasetInfo) -> Array:
-    return state.apply(state.params, normalize(images, info.mean, info.std), train=False)[0]
+@functools.partial(jax.jit, static_argnames=("info", "tta"))
+def _logits(state: TrainState, images: Array, info: DatasetInfo, tta: str) -> Array:
+    return state.logits(normalize(images, info.mean, info.std), tta)

@@ -41,6 +41,7 @@ def summarize(config: Config, record: Record, parameters: int) -> dict[str, Any]
         "best_chosen_on": selection_split(best),
         "seed": config.seed,
         "parameters": parameters,
+        "weights": config.train.weights,
         "dtype": config.model.dtype,
         "matmul_precision": config.model.matmul_precision,
         "dataset": record.dataset,

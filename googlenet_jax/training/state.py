@@ -5,6 +5,7 @@ read and which add the least overhead to each call of a compiled step.
 """
 
 import dataclasses
+import functools
 import itertools
 import typing
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from googlenet_jax import models
 from googlenet_jax.config import Config
-from googlenet_jax.data import DatasetInfo
+from googlenet_jax.data import DatasetInfo, augment
 from googlenet_jax.models.layers import draw_weights
 from googlenet_jax.training import optimizer as optimizers
 from googlenet_jax.training.metrics import Metrics
@@ -217,6 +218,21 @@ class TrainState:
         # Capturing nothing drops what the layers sow.
         logits, aux_logits = nnx.capture(model)(images, **kwargs)
         return logits, aux_logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+    def logits(
+        self, images: Float[Array, "batch height width channels"], tta: str = "none"
+    ) -> Float[Array, "batch classes"]:
+        """The logits in inference mode.
+
+        Args:
+          images: Normalised, NHWC.
+          tta: Test-time augmentation: the mean over `augment.views`.
+        """
+        answers = [
+            weight * self.apply(self.params, view, train=False)[0]
+            for weight, view in augment.views(images, tta)
+        ]
+        return functools.reduce(jnp.add, answers)
 
     def infer(
         self, images: Float[Array, "batch height width channels"]

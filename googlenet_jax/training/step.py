@@ -251,9 +251,7 @@ def eval_step(
     """
     logits, active = state.infer(images)
     if tta != "none":
-        views = augment.views(images, tta)
-        answers = [weight * state.infer(view)[0] for weight, view in views]
-        logits = functools.reduce(jnp.add, answers)
+        logits = state.logits(images, tta)
     return Evaluation.of_inference(logits, labels, cross_entropy(logits, labels), active, mask)
 
 
