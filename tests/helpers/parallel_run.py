@@ -10,10 +10,11 @@ import sys
 
 import jax
 import numpy as np
+import recipe
 
 from configs import digits
 from googlenet_jax import data, parallel
-from googlenet_jax.data import Split, preprocess
+from googlenet_jax.data import Split, augment, preprocess
 from googlenet_jax.training import optimizer, state, step
 from train.cluster import Place, joined
 
@@ -38,7 +39,9 @@ def main(out: str, network: str) -> None:
     if network == "googlenet":
         config.model.width_multiplier = 1 / 16
     else:
-        config.model.name, config.model.depth = network, 11
+        config.model.name, config.model.depth = "preact_resnet", 11
+    if network == "every ingredient":
+        recipe.add_ingredients(config)
     config.optimizer.learning_rate = 1e-4  # at 0.1 the order of a sum decides where a run goes
     dataset = data.load(config.data, 0).on_devices(mesh)
     train, info = dataset.splits[Split.TRAIN], dataset.info
@@ -53,9 +56,10 @@ def main(out: str, network: str) -> None:
     @jax.jit
     def batch(index: jax.Array) -> tuple[jax.Array, jax.Array]:
         chosen = parallel.split(jax.lax.dynamic_slice(order, (index,), (BATCH_SIZE,)), mesh)
-        stored = preprocess.Batch(train.images[chosen], train.labels[chosen])
-        images, _ = for_training(jax.random.fold_in(keys[2], index), stored)
-        return parallel.whole((images, train.labels[chosen]), mesh)
+        mirrored = augment.alternating(keys[2], chosen, np.int32(0))
+        stored = preprocess.Batch(train.images[chosen], train.labels[chosen], mirrored)
+        images, targets = for_training(jax.random.fold_in(keys[2], index), stored)
+        return parallel.whole((images, stored.labels if targets is None else targets), mesh)
 
     seen = hashlib.sha256()
     for start in (0, 3 * BATCH_SIZE):
@@ -79,11 +83,13 @@ def main(out: str, network: str) -> None:
         train_state = program(train_state, train, order, np.int32(number), keys[2], hyperparameters)
         found[name] = float(train_state.report.loss)
         # After one step, momentum is the gradient with the decay of the weights.
-        for kind in ("params", "opt_state", "batch_stats"):
+        for kind in ("params", "opt_state", "batch_stats", "average"):
             leaves = map(np.asarray, jax.tree.leaves(getattr(train_state, kind)))
-            arrays[f"{name} {kind}"] = np.concatenate([leaf.ravel() for leaf in leaves])
+            arrays[f"{name} {kind}"] = np.concatenate(
+                [np.zeros(0), *(leaf.ravel() for leaf in leaves)]
+            )
     evaluated = step.evaluate(
-        train_state,
+        train_state.for_inference(),
         dataset.splits[Split.TEST],
         batch_size=50,
         preprocess=preprocess.for_evaluation(info),

@@ -1,4 +1,4 @@
-"""A run that is killed repeatedly ends with the result of an uninterrupted run."""
+"""A run of every ingredient, killed repeatedly, ends with the result of an uninterrupted run."""
 
 import json
 import random
@@ -11,8 +11,11 @@ import compiling
 import jax
 import numpy as np
 import pytest
+import recipe
 
-from googlenet_jax.storage.loading import load_model
+from googlenet_jax.storage.checkpoint import Checkpoints
+from googlenet_jax.storage.loading import abstract_state, load_model
+from googlenet_jax.storage.workdir import read_config
 
 # 3 epochs of 4 steps; checkpoints at steps 3, 4, 6, 8, 9 and 12. The network traces quickly, which
 # each of the many processes has to do; the random keys of the steps affect the augmentation.
@@ -21,6 +24,7 @@ ARGUMENTS = [
     *("--config.model.name=preact_resnet", "--config.model.depth=11"),
     *("--config.data.max_train_examples=64", "--config.model.width_multiplier=0.0625"),
     *("--config.data.valid_examples=20", "--config.checkpoint.every_steps=3"),
+    *recipe.ARGUMENTS,
 ]
 WALL_CLOCK = {"seconds", "images_per_second"}
 
@@ -52,7 +56,10 @@ def result(workdir: Path):
     model = load_model(workdir, "latest")
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     history = [{k: v for k, v in line.items() if k not in WALL_CLOCK} for line in lines]
-    return [np.array(leaf) for leaf in jax.tree.leaves(model.state)], history
+    with Checkpoints(workdir / "checkpoints", writable=False) as checkpoints:
+        like = abstract_state(read_config(workdir), model.info)
+        saved, _ = checkpoints.restore(checkpoints.resolve("latest"), like)
+    return [np.array(leaf) for leaf in jax.tree.leaves(saved)], history
 
 
 def assert_same(workdir, expected):

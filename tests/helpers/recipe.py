@@ -1,0 +1,27 @@
+"""A recipe with every ingredient, so that what holds for it holds for each of them."""
+
+from googlenet_jax.config import Config, check_name
+
+INGREDIENTS = {
+    "optimizer.nesterov": True,
+    "optimizer.decay_kernels_only": True,
+    "optimizer.norm_bias_factor": 2.0,
+    "optimizer.schedule": "linear",
+    "optimizer.schedule_per": "step",
+    "train.ema_decay": 0.9,
+    "train.label_smoothing": 0.1,
+    "data.flip": True,
+    "data.alternate_flip": True,
+    "data.cutout": 2,
+    "data.mixup": 0.5,
+    "data.cutmix": 1.0,
+}
+ARGUMENTS = [f"--config.{name}={value}" for name, value in INGREDIENTS.items()]
+
+
+def add_ingredients(config: Config) -> None:
+    """Sets every ingredient."""
+    for name, value in INGREDIENTS.items():
+        group, _, field = check_name(name).partition(".")
+        setattr(getattr(config, group), field, value)
+    config.validate()
