@@ -91,7 +91,7 @@ def evaluate(
         "step": int(model.state.step),
         "epoch": len(model.record.history),
         "split": split_name,
-        "weights": config.train.weights,
+        "weights": model.weights,
         "tta": tta,
         **metrics,
         "per_class_accuracy": per_class,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from googlenet_jax import fileio
+from googlenet_jax.config import TrainConfig
 from googlenet_jax.errors import DataError, UserError
 from googlenet_jax.storage import pretrained
 from train import allocator, console
@@ -69,6 +70,8 @@ def main(argv: list[str]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold any bytes
 
+    if model.weights != TrainConfig().weights:
+        print(f"weights: {model.weights}", file=sys.stderr)
     failed = False
     for name, result in classify(model, find_images(arguments.images), arguments.tta):
         if isinstance(result, DataError):

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from googlenet_jax.config import Config
 from googlenet_jax.errors import printable
 from googlenet_jax.storage.summary import selection_split
 
@@ -83,8 +84,8 @@ def card(values: dict[str, Any], parameters: int) -> str:
         f"then normalised by the mean {_list(dataset['mean'])} and the standard deviation "
         f"{_list(dataset['std'])}, inside the network's program"
     )
-    if decay := config["train"]["ema_decay"]:
-        rows["averaged"] = f"moving average of the weights over training, decay {decay:g}"
+    if config["train"]["ema_decay"]:
+        rows["weights used"] = Config.from_dict(config).train.weights
     rows["computes in"] = (
         f"{config['model']['dtype']}, {config['model']['matmul_precision']} precision"
     )

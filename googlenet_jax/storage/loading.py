@@ -57,7 +57,8 @@ def load_export(folder: WorkdirPath) -> Model:
     """
     found, tensors = export.read(folder)
     like = abstract_state(found.config, found.dataset)
-    return Model(found.dataset, export.fill(like, found.step, tensors, folder), found.record)
+    weights = export.fill(like, found.step, tensors, folder)
+    return Model(found.dataset, weights, found.record, found.config.train.weights)
 
 
 def load_run(workdir: WorkdirPath, checkpoint: str) -> Model:
@@ -75,7 +76,7 @@ def load_run(workdir: WorkdirPath, checkpoint: str) -> Model:
         check_recorded(workdir, config, found.config)
         info = read_info(workdir, found)
         restored, record = checkpoints.restore(step, abstract_state(config, info))
-        return Model(info, restored.for_inference(), record)
+        return Model(info, restored.for_inference(), record, config.train.weights)
 
     return read_checkpoints(workdir, load)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from googlenet_jax.config import TrainConfig
 from googlenet_jax.data import DatasetInfo
 from googlenet_jax.data.augment import normalize
 from googlenet_jax.errors import UserError
@@ -22,14 +23,15 @@ class Model:
 
     Attributes:
       info: Image shape, class names and normalisation.
-      state: The weights, and the step at which they were saved. For a run with
-        `train.ema_decay`, they are the moving average.
+      state: The weights, and the step at which they were saved.
       record: The run's history up to that step; an export has at most the last entry of it.
+      weights: Which weights they are, see `TrainConfig.weights`.
     """
 
     info: DatasetInfo
     state: TrainState
     record: Record
+    weights: str = TrainConfig().weights
 
     def read(self, *files: str | Path | bytes) -> UInt8[np.ndarray, "batch height width channels"]:
         """Pictures, cropped and resized as in evaluation, as a batch for `logits`.
