@@ -68,7 +68,10 @@ def describe_data(config: Config) -> tuple[DatasetInfo, dict[Split, int]]:
         dataset = data.load(config.data, config.seed)
         return dataset.info, {split: split.num_examples(dataset) for split in dataset.splits}
     if name in FORMATS:
-        return FORMATS[name].info, FORMATS[name].counts
+        counts = dict(FORMATS[name].counts)
+        train = counts[Split.TRAIN] - config.data.valid_examples
+        counts[Split.TRAIN] = min(train, config.data.max_train_examples or train)
+        return data.describe(config.data), counts
     side, names = config.data.crop_size, tuple(map(str, range(CLASSES)))
     return DatasetInfo(name, names, (side, side, 3), (0.5,) * 3, (0.25,) * 3), {}
 

@@ -95,11 +95,17 @@ class Rival:
 
         Raises:
           TimeoutError: No answer came in time.
+          RuntimeError: The process has ended, for example for lack of memory.
         """
-        self._connection.send(steps)
-        if not self._connection.poll(limit):
-            raise TimeoutError
-        seconds, self.peak_memory = self._connection.recv()
+        try:
+            self._connection.send(steps)
+            if not self._connection.poll(limit):
+                raise TimeoutError
+            seconds, self.peak_memory = self._connection.recv()
+        except (EOFError, ConnectionError) as error:
+            self._process.join()
+            status = self._process.exitcode
+            raise RuntimeError(f"its process ended with status {status}") from error
         return seconds
 
 

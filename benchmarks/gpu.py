@@ -90,10 +90,13 @@ def measure_speeds(deadline: float, batch_sizes: list[int], path: Path) -> list[
         if (size, contender.name) in done or left < 0:
             continue
         limit = min(left, COMPILE_SECONDS) if contender.options.get("compiled") else left
-        speed = measure_speed(contender, size, limit)
-        row = {"batch_size": size, "contender": contender.name, "images_per_second": speed}
-        if speed is None:
-            row["not_ready_after_seconds"] = round(limit)
+        row = {"batch_size": size, "contender": contender.name, "images_per_second": None}
+        try:
+            row["images_per_second"] = measure_speed(contender, size, limit)
+        except RuntimeError as error:
+            row["failed"] = str(error)
+        if row["images_per_second"] is None:
+            row.setdefault("failed", f"not ready after {round(limit)} s")
         rows.append(row)
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -105,7 +108,7 @@ def describe_speed(row: dict[str, Any]) -> str:
     """The row as one line of text."""
     found = f"batch {row['batch_size']}, {row['contender']}: "
     if row["images_per_second"] is None:
-        return f"{found}not ready after {row['not_ready_after_seconds']} s"
+        return f"{found}{row['failed']}"
     return f"{found}{row['images_per_second']:,.0f} images/s"
 
 

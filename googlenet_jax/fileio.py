@@ -9,7 +9,9 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,19 @@ WorkdirPath: TypeAlias = Path | epath.Path
 
 PACKAGES = {"gs://": "gcsfs", "s3://": "s3fs"}
 MAX_JSON_BYTES = 2**26  # far more than any run's history needs
+
+
+def is_plain(path: Path | str) -> bool:
+    """Whether Orbax and TensorStore read a path as it is, unlike one with brackets, for example."""
+    return bool(re.fullmatch(r"[\w/.,:;=+~@#%&()' -]*", str(path)))
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A temporary folder whose path is plain, see `is_plain`."""
+    place = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(dir=place if is_plain(place) else "/tmp") as folder:
+        yield Path(folder)
 
 
 def parse(text: str) -> WorkdirPath:

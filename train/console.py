@@ -149,8 +149,12 @@ def _report_from_thread(caught: threading.ExceptHookArgs) -> None:
 
 
 def mute_libraries() -> None:
-    """Silences warnings and logs of libraries about errors that they raise as well."""
+    """Silences warnings and logs of libraries about errors that they raise as well.
+
+    Also Matplotlib's about letters that its font lacks: it draws a box instead.
+    """
     warnings.filterwarnings("ignore", module="PIL")
+    warnings.filterwarnings("ignore", "Glyph .* missing from")
     warnings.filterwarnings("ignore", "coroutine .* was never awaited")
     for library in ("PIL", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)

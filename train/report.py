@@ -55,6 +55,9 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"--out={folder}: {nearest} is a file, not a folder")
     if not os.access(nearest, os.W_OK):
         raise UserError(f"--out={folder}: {nearest} cannot be written")
+    page = folder / "index.html"
+    if page.exists() and not page.is_file():
+        raise UserError(f"{page}: is not a regular file; move it, since the report has that name")
 
 
 if __name__ == "__main__":

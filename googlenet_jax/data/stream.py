@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -205,7 +206,11 @@ class Stream:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Makes a worker ignore signals meant for the training process, and end when that ends."""
+    """Makes a worker ignore signals meant for the training process, and end when that ends.
+
+    Pillow's warnings are muted, as in the training process.
+    """
+    warnings.filterwarnings("ignore", module="PIL")
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -6,8 +6,6 @@
 import contextlib
 import dataclasses
 import functools
-import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any, Self
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from googlenet_jax import parallel
+from googlenet_jax import fileio, parallel
 from googlenet_jax.errors import CheckpointError, TrainingError, UserError, no_logging
 from googlenet_jax.fileio import WorkdirPath
 from googlenet_jax.storage import mirror, proof
@@ -337,7 +335,7 @@ def _plainly_named(folder: Path) -> Iterator[Path]:
 
     They read brackets as a pattern, and a backslash as an escape.
     """
-    if re.fullmatch(r"[\w/.,:;=+~@#%&()' -]*", str(folder)):
+    if fileio.is_plain(folder):
         yield folder
         return
     if jax.process_count() > 1:  # the link would be on one machine only
@@ -345,7 +343,7 @@ def _plainly_named(folder: Path) -> Iterator[Path]:
             f"{folder}: a run of many processes cannot save in a path with such characters; choose "
             "one of letters, digits and . , : ; = + ~ @ # % & ( ) ' - _"
         )
-    with tempfile.TemporaryDirectory() as place:
-        link = Path(place) / "checkpoints"
+    with fileio.temporary_folder() as place:
+        link = place / "checkpoints"
         link.symlink_to(folder)
         yield link

@@ -6,7 +6,6 @@ sealed, the seal last: a checkpoint without a seal in the store does not count.
 """
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,15 @@ from typing import Any
 from etils import epath
 
 from googlenet_jax.errors import CheckpointError, TrainingError
-from googlenet_jax.fileio import open_store, told
+from googlenet_jax.fileio import open_store, temporary_folder, told
 
 
 @contextlib.contextmanager
 def copied(remote: epath.Path, last: str) -> Iterator[Path]:
     """A temporary folder with a copy of a store's folder; see `download`."""
-    with tempfile.TemporaryDirectory() as folder:
-        download(remote, Path(folder), last)
-        yield Path(folder)
+    with temporary_folder() as folder:
+        download(remote, folder, last)
+        yield folder
 
 
 def download(remote: epath.Path, local: Path, last: str) -> None:

@@ -57,6 +57,15 @@ def test_a_contender_that_takes_too_long_is_given_up():
     assert gpu.measure_speed(slow, 8, limit=0.0) is None
 
 
+def test_a_contender_that_dies_costs_only_its_own_row(tmp_path, monkeypatch):
+    """For want of memory, for example."""
+    options = {"dtype": "float32", "size": -1}
+    dying = compare.Contender("dying", "float32", "jax_step:product", options)
+    monkeypatch.setattr(gpu, "entrants", lambda sizes: [(8, dying)])
+    (row,) = gpu.measure_speeds(time.monotonic() + 600, [8], tmp_path / "speeds.jsonl")
+    assert gpu.describe_speed(row) == "batch 8, dying: its process ended with status 1"
+
+
 def test_the_device_describes_itself(tmp_path):
     """A CPU has nothing to say; a GPU gives what its compiler asks for."""
     assert gpu.write_device(tmp_path / "device.txt") == "cpu"

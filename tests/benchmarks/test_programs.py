@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import programs, targets
+from benchmarks import absent_device, programs, targets
 from benchmarks.hlo import Program, layer_of
+from configs import cifar10
 
 # A loop whose body has a fusion that reads 4 of its operand's 8 rows, a convolution, a collective
 # and three instructions that do nothing; and a copy of 8 x 16 numbers before it.
@@ -43,6 +44,16 @@ ENTRY %main (a: s32[], b: f32[8,16], c: f32[16]) -> (s32[], f32[8,16], f32[16]) 
   ROOT %while.1 = (s32[], f32[8,16]{1,0}, f32[16]{0}) while(%begin), condition=%until, body=%body
 }
 """  # noqa: E501
+
+
+def test_the_data_are_those_of_the_config():
+    config = cifar10.get_config()
+    config.data.downscale, config.data.valid_examples = 2, 1000
+    info, counts = absent_device.describe_data(config)
+    assert info.image_shape == (16, 16, 3)
+    assert counts == {"train": 49_000, "test": 10_000}
+    config.data.max_train_examples = 10_000
+    assert absent_device.describe_data(config)[1] == {"train": 10_000, "test": 10_000}
 
 
 def test_kernels_bytes_and_cycles_by_hand():

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import picture_files
 import pytest
+from PIL import Image
 
 import googlenet_jax
 import train.contact_sheet
@@ -182,6 +183,18 @@ def test_a_damaged_picture_costs_no_step(folder, workdir, tmp_path, capfd, split
     train.main.main(arguments)
     assert f"at step {saved} of 12" in capfd.readouterr().out
     assert history(run) == history(workdir)
+
+
+def test_a_worker_is_as_quiet_as_the_program(folder, tmp_path, capfd, caplog):
+    """Pillow warns of a picture of so many pixels, which our own line names too."""
+    copy = shutil.copytree(folder, tmp_path / "pictures")
+    file = sorted((copy / "train").rglob("*.*"))[0]
+    Image.new("1", (10_000, 10_000)).save(file, "png")
+    arguments = [*ARGUMENTS, f"--config.data.path={copy}", "--workdir", str(tmp_path / "run")]
+    arguments += ["--config.data.workers=1", "--config.data.corrupt=skip"]
+    train.main.main([*arguments, "--config.train.steps=4"])
+    assert "Warning" not in capfd.readouterr().err
+    assert any(file.name in record.getMessage() for record in caplog.records)
 
 
 def test_a_worker_that_is_killed_costs_no_step(folder, workdir, tmp_path, monkeypatch, capfd):

@@ -481,6 +481,13 @@ def test_out_must_be_a_folder(workdirs, tmp_path, refused):
     assert file.read_text() == "mine"
 
 
+def test_a_folder_in_the_page_s_place_is_refused_before_the_work(workdirs, tmp_path, refused):
+    (tmp_path / "out" / "index.html").mkdir(parents=True)
+    assert "index.html: is not a regular file; move it" in refused(
+        tmp_path / "no run", "--out", tmp_path / "out"
+    )
+
+
 def test_arguments_are_required(refused, tmp_path):
     assert "WORKDIR" in refused("--out", tmp_path / "out")
     assert "--out" in refused(tmp_path)

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shutil
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -330,6 +331,14 @@ def test_a_path_of_any_characters(tmp_path, state, name):
         assert_is(checkpoints.restore(3, state)[0], at(state, 3))
         checkpoints.delete_newer(2)
     assert [path.name for path in (tmp_path / name).iterdir()] == ["2"]
+
+
+def test_a_temporary_folder_of_any_characters(tmp_path, state, monkeypatch):
+    (tmp_path / "a[b]").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a[b]"))
+    save(tmp_path / "a[b]", state, {1: None})
+    with Checkpoints(tmp_path / "a[b]", writable=False) as checkpoints:
+        assert_is(checkpoints.restore(1, state)[0], at(state, 1))
 
 
 def test_added_files_in_a_checkpoint_do_not_matter(tmp_path, state):
