@@ -91,7 +91,8 @@ def trace_training(
     batch, examples = config.train.batch_size, counts.get(Split.TRAIN)
     number, index = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.int32)
     rates = jax.ShapeDtypeStruct((max(1, (examples or batch) // batch),), np.float32)
-    hyperparameters = step.Hyperparameters(rates, *[number] * 4)
+    numbers = [number] * (len(step.Hyperparameters._fields) - 1)
+    hyperparameters = step.Hyperparameters(rates, *numbers)
     key = jax.eval_shape(lambda: jax.random.key(0))
     for_training = preprocess.for_training(config.data, info)
     if examples is None:

@@ -1,0 +1,63 @@
+"""What `benchmarks.recipes` says of its runs, by hand, and that it skips what is done."""
+
+import json
+import math
+import types
+
+import pytest
+
+from benchmarks import recipes
+
+
+def line(arm, seed, none, mirror=0.0, epochs=20):
+    accuracy = {"none": none, "mirror": mirror, "shifts": mirror}
+    return {"arm": arm, "epochs": epochs, "seed": seed, "test_accuracy": accuracy}
+
+
+def test_the_table_pairs_runs_of_a_seed():
+    lines = [
+        *(line("row 8", seed, none, 0.72) for seed, none in enumerate((0.70, 0.71, 0.69))),
+        *(line("Nesterov", seed, none) for seed, none in ((0, 0.71), (1, 0.73))),
+    ]
+    rows = recipes.table(lines).splitlines()[2:]
+    # Pairs of +1 and +2: mean 1.5, deviation sqrt(1/2); t is 12.706 for one degree of freedom.
+    half = 12.706 * math.sqrt(0.5) / math.sqrt(2)
+    assert (
+        rows[0] == f"| 20 | Nesterov | 2 | 72.00 | +1.50 | {1.5 - half:+.2f} to {1.5 + half:+.2f} |"
+    )
+    assert rows[1] == "| 20 | row 8 | 3 | 70.00 |  |  |"
+    assert rows[2].startswith("| 20 | row 8, tested with mirror | 3 | 72.00 | +2.00 | ")
+
+
+@pytest.mark.parametrize("arm", recipes.ARMS)
+def test_an_arm_is_row_8_and_one_ingredient(arm):
+    config = recipes.config_of(recipes.Run(arm, 20, 3), "archive")
+    base = recipes.config_of(recipes.Run("row 8", 20, 3), "archive")
+    changed = {name for name, _, value in config.options()} & {
+        name
+        for (name, _, value), (_, _, other) in zip(config.options(), base.options(), strict=True)
+        if value != other
+    }
+    assert changed == recipes.ARMS[arm].keys()
+    assert (config.seed, config.train.epochs, config.data.downscale) == (3, 20, 2)
+
+
+def test_runs_that_are_there_are_skipped(tmp_path, monkeypatch, capsys):
+    out, trained = tmp_path / "runs.jsonl", []
+    out.write_text(json.dumps(line("row 8", 0, 0.5)) + "\n")
+
+    dataset = types.SimpleNamespace(provenance={"sha256": "x"})
+
+    def train(config, dataset):
+        trained.append((config.seed, config.optimizer.nesterov))
+        return {"test_accuracy": {"none": 0.5}, "seconds": 1.0}
+
+    monkeypatch.setattr(recipes.data, "load", lambda config, seed: dataset)
+    monkeypatch.setattr(recipes, "train", train)
+    arguments = ["recipes", "--out", str(out), "--arms", "row 8", "Nesterov", "--seeds", "0", "1"]
+    monkeypatch.setattr("sys.argv", arguments)
+    for _ in range(2):
+        recipes.main()
+    assert trained == [(0, True), (1, False), (1, True)]
+    assert len(recipes.read(out)) == 4
+    assert "| 20 | Nesterov | 2 | 50.00 | +0.00 |" in capsys.readouterr().out
