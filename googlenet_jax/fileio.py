@@ -28,6 +28,18 @@ PACKAGES = {"gs://": "gcsfs", "s3://": "s3fs"}
 MAX_JSON_BYTES = 2**26  # far more than any run's history needs
 
 
+def cache_folder() -> Path:
+    """This project's folder in the user's cache folder.
+
+    Raises:
+      OSError: The user has no home directory, as in many containers.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "googlenet_jax"
+    except RuntimeError as error:
+        raise OSError(errno.ENOENT, "there is no home directory") from error
+
+
 def is_plain(path: Path | str) -> bool:
     """Whether Orbax and TensorStore read a path as it is, unlike one with brackets, for example."""
     return bool(re.fullmatch(r"[\w/.,:;=+~@#%&()' -]*", str(path)))

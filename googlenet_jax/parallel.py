@@ -164,5 +164,5 @@ def total(number: int) -> int:
 
 
 def agreed(number: int) -> int:
-    """The number of the first process, in every process."""
+    """Process 0's value of `number`, in every process."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

@@ -1,4 +1,4 @@
-"""The steps of one epoch: in calls of half a second, checked, saved when the run must end."""
+"""Runs one epoch in calls of half a second; after each, checks the loss and for signals."""
 
 import contextlib
 import dataclasses
@@ -44,17 +44,17 @@ def train_epoch(
     """Takes the remaining steps of an epoch.
 
     Args:
-      run: That the epoch is part of.
+      run: The epoch's run.
       train_state: At any step of the epoch.
-      record: Of the epochs before.
+      record: The record of the epochs before.
       epoch: Counted from 0.
 
     Returns:
       The state after the epoch, and the seconds that all of its steps took.
 
     Raises:
-      TrainingError: Loss or gradient are not finite (nothing is saved), or a process that decodes
-        images has died (the state is saved).
+      TrainingError: The loss or the gradient is not finite (nothing is saved), or a process that
+        decodes images has died (the state is saved).
       DataError: An image cannot be read; the state is saved.
       SystemExit: A signal came; the state is saved.
     """

@@ -12,7 +12,7 @@ import jax
 
 from googlenet_jax import data, fileio, parallel
 from googlenet_jax.config import Config
-from googlenet_jax.data import Split, encoded
+from googlenet_jax.data import Split
 from googlenet_jax.fileio import WorkdirPath
 from googlenet_jax.report.curves import draw_curves
 from googlenet_jax.report.tensorboard import TensorBoard
@@ -106,7 +106,7 @@ def keep_programs() -> None:
     """Keeps compiled programs in the user's cache folder, unless JAX has a cache folder already."""
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         with contextlib.suppress(OSError):  # no home folder, or a read-only one: go without
-            folder = encoded.cache_folder() / "compiled"
+            folder = fileio.cache_folder() / "compiled"
             folder.mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(folder))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small ones add up

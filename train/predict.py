@@ -1,6 +1,6 @@
 """Classifies pictures: python -m train.predict --workdir runs/digits photo.jpg scans/.
 
-`googlenet_jax.data.pictures` converts a picture to the input of a network.
+`googlenet_jax.data.decoding` converts a picture to the input of a network.
 """
 
 import io
@@ -123,7 +123,7 @@ def find_images(arguments: Sequence[str]) -> list[Source]:
 
 
 def _read_stdin() -> bytes | DataError:
-    from googlenet_jax.data.pictures import MAX_BYTES
+    from googlenet_jax.data.decoding import MAX_BYTES
 
     if sys.stdin is None:
         return DataError("standard input is closed")

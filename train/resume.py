@@ -74,7 +74,7 @@ def restore(
     num_examples = Split.TRAIN.num_examples(dataset)
     check_extension(saved, config, num_examples, int(state.step))
     plan = Plan.of(config, num_examples)
-    # In a longer run, an epoch that the old end cut short goes on.
+    # In an extended run, the last epoch may have been cut short: it is continued.
     whole = [
         entry for entry in record.history if entry["step"] == plan.epoch_end(entry["epoch"] - 1)
     ]
@@ -89,7 +89,8 @@ def check_extension(saved: Config, config: Config, num_examples: int, steps_done
     """Checks that a run may get another length: its past steps must stay what they were.
 
     Raises:
-      ConfigError: The run is already longer, or its past learning rates would have differed.
+      ConfigError: The run has already taken more steps, or the new length would change the
+        learning rates of steps already taken.
     """
     old, new = Plan.of(saved, num_examples), Plan.of(config, num_examples)
     if new == old:

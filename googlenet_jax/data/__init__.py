@@ -5,8 +5,8 @@ Entry point: `sources.load` returns a `Dataset` (in memory) or a `Stream` for a 
 - `sources`: finds the data that a config names and loads it.
 - `dataset`: `Dataset`, its arrays and splits; `epoch_order`, the order of an in-memory epoch.
 - `stream`: `Stream`; its `training_batches` sets the order and the crops of a streamed epoch.
-- `pictures`: turns JPEG, PNG and other files of any size into pixels of one size.
-- `encoded`: turns the PNG or JPEG images of a small data set into pixels, and caches them.
+- `decoding`: turns JPEG, PNG and other files into pixels.
+- `cache`: keeps the decoded images of a small data set in the user's home.
 - `cifar`, `batch_pickle`, `parquet`, `tfds_source`, `digits`, `folder`: one storage format each.
 - `augment`, `preprocess`: stored pixels to network input, on the device.
 """

@@ -1,22 +1,12 @@
-"""Stored pixels to network input: pure functions on batches, run on the device."""
-
-from collections.abc import Sequence
+"""Augmentation: pure functions on batches of images, run on the device."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 Images = Float[Array, "batch height width channels"]
 Pixels = UInt8[Array, "batch height width channels"]
-
-
-def normalize(
-    images: Num[Array, "batch height width channels"], mean: Sequence[float], std: Sequence[float]
-) -> Float[Array, "batch height width channels"]:
-    """Scales pixels from 0..255 to 0..1, then subtracts `mean` and divides by `std` per channel."""
-    scaled = images.astype(jnp.float32) / 255
-    return (scaled - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)
 
 
 def crop(images: Pixels, offsets: Int[Array, "batch 2"], pad: int, mode: str) -> Pixels:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt8
 
 from googlenet_jax import parallel
-from googlenet_jax.data import pictures
+from googlenet_jax.data import decoding
 from googlenet_jax.errors import DataError
 
 MAX_STORED_BYTES = 2**32  # of a data set that has to fit on a device
@@ -87,8 +87,8 @@ class DatasetInfo:
         return len(self.class_names)
 
     def read(self, file: Path | bytes) -> UInt8[np.ndarray, "height width channels"]:
-        """The pixels of a picture, resized and cropped for evaluation; see `pictures.read`."""
-        return pictures.read(file, self.image_shape, self.center_crop)
+        """The pixels of a picture, resized and cropped for evaluation; see `decoding.read`."""
+        return decoding.read(file, self.image_shape, self.center_crop)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values; tuples become lists."""

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from googlenet_jax import fileio
-from googlenet_jax.data import pictures
+from googlenet_jax.data import decoding
 from googlenet_jax.data.dataset import Split
 from googlenet_jax.data.stream import Picture
 from googlenet_jax.errors import DataError
@@ -51,7 +51,7 @@ class FolderPictures:
     def __getitem__(self, index: int) -> Picture:
         path = self.root / self.names[index]
         try:
-            content = fileio.read(path, pictures.MAX_BYTES)
+            content = fileio.read(path, decoding.MAX_BYTES)
             return Picture(content, int(self.labels[index]), str(path))
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from googlenet_jax.data import encoded
+from googlenet_jax.data import decoding
 from googlenet_jax.data.cifar import Format
 from googlenet_jax.data.dataset import Arrays, Split
 from googlenet_jax.errors import DataError
@@ -35,7 +35,7 @@ def read(form: Format, files: dict[Split, list[Path]]) -> dict[Split, Arrays]:
         names = ["img", form.label_key.decode().removesuffix("s")]
         pixels, labels, first = [], [], 0
         for images, classes in _batches(paths, names, where):
-            pixels.append(encoded.decode(images, form.info.image_shape, where, first))
+            pixels.append(decoding.decode(images, form.info.image_shape, where, first))
             labels.append(classes.astype(np.int32))
             first += len(images)
         if not first:

@@ -1,10 +1,11 @@
 """From stored pixels to what a network sees, as a config and a data set describe it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
 
 from googlenet_jax.config import DataConfig
 from googlenet_jax.data import DatasetInfo, augment
@@ -33,6 +34,14 @@ ForTraining = Callable[[PRNGKeyArray, Batch], tuple[Images, Float[Array, "batch 
 """(key, batch) -> (normalised images, the probability of each class if images are mixed)."""
 ForEvaluation = Callable[[Pixels], Images]
 """Stored images -> normalised images."""
+
+
+def normalize(
+    images: Num[Array, "batch height width channels"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Array, "batch height width channels"]:
+    """Scales pixels from 0..255 to 0..1, then subtracts `mean` and divides by `std` per channel."""
+    scaled = images.astype(jnp.float32) / 255
+    return (scaled - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)
 
 
 def augmentation(config: DataConfig) -> Callable[[PRNGKeyArray, Array, Array | None], Array]:
@@ -71,6 +80,4 @@ def for_training(config: DataConfig, info: DatasetInfo) -> ForTraining:
 
 def for_evaluation(info: DatasetInfo) -> ForEvaluation:
     """Normalises."""
-    return lambda pixels: augment.normalize(
-        pixels.reshape(-1, *info.image_shape), info.mean, info.std
-    )
+    return lambda pixels: normalize(pixels.reshape(-1, *info.image_shape), info.mean, info.std)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from googlenet_jax.config import DataConfig
-from googlenet_jax.data import cifar, digits, encoded, folder, parquet, tfds_source
+from googlenet_jax.data import cache, cifar, digits, folder, parquet, tfds_source
 from googlenet_jax.data.dataset import (
     Arrays,
     Dataset,
@@ -204,7 +204,7 @@ def _load_stored(config: DataConfig) -> Dataset:
     sums = [*form.archives.values()] if form else []
     provenance = check_sum(str(source.path), source.sha256, sums, config.unofficial)
     if source.is_encoded and config.cache:
-        splits, provenance["cache"] = encoded.cached(f"{name}-{source.sha256}", source.read)
+        splits, provenance["cache"] = cache.cached(f"{name}-{source.sha256}", source.read)
     else:
         splits = source.read()
     info = form.info if form else tfds_source.describe(source.path, splits)

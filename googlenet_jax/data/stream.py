@@ -1,9 +1,9 @@
 """Data sets that do not fit in memory: Grain decodes and crops pictures while the network trains.
 
-An epoch is a random order of the whole training split; the rest that does not fill a batch is left
-out. The seed and the number of a batch alone determine its pictures and their crops, whatever the
-number of threads, worker processes and hosts: each host decodes its own rows of every batch. So a
-run can resume at any step without a saved iterator.
+In each epoch the training split is shuffled anew, and what does not fill a batch is left out. The
+seed and the number of a batch alone determine its pictures and their crops, whatever the number of
+threads, worker processes and hosts: each host decodes its own rows of every batch. So a run can
+resume at any step without a saved iterator.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Bool, Int, UInt8
 
-from googlenet_jax.data import pictures
+from googlenet_jax.data import decoding
 from googlenet_jax.data.dataset import Arrays, DatasetInfo, Split
 from googlenet_jax.errors import DataError, TrainingError
 
@@ -265,4 +265,4 @@ class _DecodeRows:
         if self.crop_area is None:
             return self.info.read(content)
         rng = np.random.default_rng(seed)
-        return pictures.read_random_crop(content, self.info.image_shape, rng, self.crop_area)
+        return decoding.read_random_crop(content, self.info.image_shape, rng, self.crop_area)

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from googlenet_jax import fileio
-from googlenet_jax.data import cifar, encoded
+from googlenet_jax.data import cifar, decoding
 from googlenet_jax.data.dataset import Arrays, DatasetInfo, Split, digest
 from googlenet_jax.data.stream import Picture
 from googlenet_jax.errors import DataError, no_logging
@@ -96,7 +96,7 @@ def read(name: str, folder: Path, form: cifar.Format | None) -> dict[Split, Arra
             examples = _records(builder, split.value).__getitems__(range(count))
             if form:  # TFDS shuffles the examples; an id is "train_00042"
                 examples.sort(key=lambda example: int(example["id"].split(b"_")[1]))
-            pixels = encoded.decode([e["image"] for e in examples], shape, f"{folder}: {split}")
+            pixels = decoding.decode([e["image"] for e in examples], shape, f"{folder}: {split}")
             labels = np.array([e["label"] for e in examples], np.int32)
             splits[split] = Arrays(pixels, labels)
     return splits

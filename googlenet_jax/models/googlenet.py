@@ -1,9 +1,9 @@
 """GoogLeNet of Szegedy et al., "Going Deeper with Convolutions" (2014), and its variants.
 
 From top to bottom as in the paper: Table 1, the Inception block, the auxiliary heads, the network.
-The fields of `ModelConfig` choose between the paper's network and its variants. All of them
-differ from the paper in two ways. There is no local response normalisation: each convolution has
-BatchNorm, or nothing. And the auxiliary heads sit on the same two blocks at every image size.
+The fields of `ModelConfig` choose between the paper's network and its variants. None of them has
+the paper's local response normalisation: a convolution is followed by BatchNorm or by nothing. The
+auxiliary heads are on inception4a and 4d, as in the paper, at every image size.
 """
 
 import math
@@ -286,7 +286,7 @@ def _pool(
 ) -> tuple[MaxPool | None, list[int]]:
     """The trunk's max pool of that number, and the sides of its output.
 
-    Variants for small images leave out the first pools: inception5b is to see more than a pixel.
+    Variants for small images leave out the first pools, or inception5b would see a single pixel.
     """
     if str(number) not in config.pools:
         return None, sides

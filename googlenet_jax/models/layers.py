@@ -110,8 +110,8 @@ def fused_conv(convs: list[Conv], x: Images) -> Features:
     """Several convolutions of `x`, without their biases, as one in the compute type.
 
     All have the same size and stride. Their kernels are joined along the output channels, so
-    their outputs lie side by side. One product for a block's three 1x1 convolutions, the thinnest
-    of 16 channels, makes a training step 1.03 times as fast on a CPU.
+    their outputs lie side by side. Fusing an Inception block's three 1x1 convolutions, of which the
+    narrowest has 16 channels, makes a training step 3 % faster on a CPU.
     """
     first = convs[0]
     kernel = jnp.concatenate([conv.kernel[...] for conv in convs], axis=-1).astype(first.dtype)

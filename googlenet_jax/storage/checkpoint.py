@@ -144,8 +144,8 @@ class Checkpoints:
         """The step that "best", "latest" or a number names.
 
         Raises:
-          CheckpointError: There is no such checkpoint; the message lists those that there are. Or
-            the best one is asked for and one is damaged, which may have been the best.
+          CheckpointError: There is no such checkpoint (the message lists the existing ones), or
+            "best" was asked for and a damaged checkpoint might be the best.
         """
         if name == "best" and self._damage:
             raise self._damage[0]
@@ -161,10 +161,10 @@ class Checkpoints:
         return step
 
     def preempted(self, steps: range) -> bool:
-        """Whether the run must save and end now, because a process was told to end.
+        """Whether one of `steps`, which were just taken, is the one to save and end at.
 
-        All processes must call this for the same steps, once for each step: they agree on a step
-        that none of them has reached yet. Always False outside `jax.distributed`.
+        After a SIGTERM to one of them, the processes agree on a coming step. All must call this
+        for the same steps, once for each step. Always False outside `jax.distributed`.
         """
         if not jax.distributed.is_initialized():
             return False
@@ -194,8 +194,8 @@ class Checkpoints:
         if metrics:
             self._metrics[step] = metrics
         if self._store is not None:
-            # Each process has its own folder here. Orbax would have the processes share the writing
-            # of device arrays; those of NumPy the first process writes alone.
+            # Each process has its own folder here. Orbax would split the writing of device arrays
+            # among the processes; process 0 writes NumPy arrays alone.
             state = jax.device_get(state)
         with self._failure_told(step):
             self._orbax.save_checkpointables_async(
@@ -222,8 +222,8 @@ class Checkpoints:
 
         Args:
           step: Which checkpoint.
-          like: A state of this run's config, or its shapes. The arrays are put on the devices of
-            its arrays, or on this process's first device.
+          like: A state with the expected shapes, or `jax.ShapeDtypeStruct`s. Each array goes to
+            the devices of its counterpart, or to this process's first device if that has none.
 
         Raises:
           CheckpointError: The checkpoint is damaged, or its arrays have other shapes.

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 
 from googlenet_jax.config import TrainConfig
 from googlenet_jax.data import DatasetInfo
-from googlenet_jax.data.augment import normalize
+from googlenet_jax.data.preprocess import normalize
 from googlenet_jax.errors import UserError
 from googlenet_jax.storage.checkpoint import Record
 from googlenet_jax.training.state import TrainState
@@ -37,7 +37,7 @@ class Model:
         """Pictures, cropped and resized as in evaluation, as a batch for `logits`.
 
         Args:
-          *files: Paths, or the content of files; see `pictures.read`.
+          *files: Paths, or the content of files; see `decoding.read`.
 
         Raises:
           DataError: A file is not a picture, or is damaged.

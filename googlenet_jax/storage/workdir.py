@@ -67,7 +67,7 @@ def _marked(workdir: epath.Path) -> Iterator[None]:
     marker = workdir / CHECKPOINTS / ".folder"
     is_new = not marker.exists()
     try:
-        # Stores have no folders, so it makes one; and it shows early whether one may write.
+        # Stores have no folders: this file stands for one, and shows early if writing is allowed.
         fileio.write(marker, b"")
     except TrainingError as error:
         raise UserError(f"--workdir={error}") from error

@@ -124,8 +124,8 @@ class Feed(abc.ABC):
     def close(self) -> None:
         """Ends the threads and processes that decode images."""
 
-    def _begins_epoch(self, state: TrainState) -> bool:
-        """Whether the next step begins another epoch; if so, gets its learning rates ready."""
+    def _prepare_epoch(self, state: TrainState) -> bool:
+        """Gets the learning rates of the next step's epoch ready; False if they were already."""
         steps_per_epoch = self.plan.steps_per_epoch
         epoch = int(state.step) // steps_per_epoch
         if epoch == self._epoch:
@@ -150,7 +150,7 @@ class InMemory(Feed):
     def _arguments(self, state: TrainState, num_steps: int) -> tuple[Any, ...]:
         """The arguments of the training program."""
         train = self.dataset.splits[Split.TRAIN]
-        if self._begins_epoch(state):
+        if self._prepare_epoch(state):
             self._order = data.epoch_order(self._order_key, self._epoch, len(train))
         rest = np.int32(num_steps), self._step_key, self._hyperparameters
         return state, train, self._order, *rest
@@ -213,7 +213,7 @@ class Streamed(Feed):
         if missing := self._missing(self._next):
             raise missing
         assert isinstance(self._next, tuple)
-        self._begins_epoch(state)
+        self._prepare_epoch(state)
         lowered = step.train_on_batch.lower(
             state,
             *self._next,
@@ -227,7 +227,7 @@ class Streamed(Feed):
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
         """See `Feed`."""
-        self._begins_epoch(state)
+        self._prepare_epoch(state)
         for taken in range(num_steps):
             if missing := self._missing(self._next):
                 if taken:
@@ -239,7 +239,10 @@ class Streamed(Feed):
         return state
 
     def _missing(self, found: object) -> DataError | TrainingError | None:
-        """Why there is no batch; the processes agree, or others would wait in a step forever."""
+        """The error in place of the next batch, or None.
+
+        If one process has an error, all return one: otherwise they would wait for it forever.
+        """
         own = found if isinstance(found, DataError | TrainingError) else None
         if jax.process_count() == 1 or not parallel.total(int(own is not None)):
             return own

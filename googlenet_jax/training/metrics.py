@@ -1,4 +1,4 @@
-"""Sums and counts over an epoch or an evaluation, which can be merged exactly."""
+"""Counts and sums over an epoch or an evaluation. Counts merge exactly, losses up to rounding."""
 
 import dataclasses
 import typing
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """Sums over the examples seen so far, by true class.
+    """Counts by true class, and the total loss, of the examples seen so far.
 
     Attributes:
       loss_sum: Sum of the losses of all examples, in nats.
@@ -46,8 +46,8 @@ class Metrics:
         if mask is None:
             mask = jnp.ones(labels.shape, bool)
         true_logit = jnp.take_along_axis(logits, labels[:, None], axis=1)
-        # The rank is the number of classes that are not less likely than the true one. Ties go to
-        # the lower class, as in argmax. NaN is never less, so a network of NaN is never correct.
+        # The rank is the number of classes placed before the true one; 0 is correct. Ties go to the
+        # lower class, as in argmax. NaN is never less likely, so a network of NaN is never correct.
         is_after = jnp.arange(logits.shape[1]) >= labels[:, None]
         is_less_likely = (logits < true_logit) | ((logits == true_logit) & is_after)
         rank = jnp.sum(~is_less_likely, axis=1)

@@ -21,7 +21,7 @@ def create_schedule(
     With lr0 = `learning_rate` and T = `total_steps`:
 
     - cosine: lr0 (1 + cos(pi t / T)) / 2
-    - step: lr0 / 10^n, where n of the shares in `decay_at` are at most t / T
+    - step: lr0, divided by 10 at each share of T in `decay_at`, such as 0.5,0.75
     - exponential: lr0 `decay_factor`^n, where n = floor(t / steps in `decay_epochs`)
     - linear: lr0 (1 - (t - w) / (T - w)), where w is the number of warm-up steps
     - one_cycle: PyTorch's OneCycleLR: from lr0 / 25 up to lr0 in the first 30 % of T and down to

@@ -129,7 +129,10 @@ class TrainState:
         return dataclasses.replace(self, **changes)
 
     def packed(self, platform: str) -> Self:
-        """The same state in vectors: one for all parameters, and one for each tree like them.
+        """The same state with each tree as one vector, or a few.
+
+        The trees are the parameters, the BatchNorm statistics, and those of the optimizer that are
+        like the parameters, such as momentum.
 
         A network of this kind has about 230 parameters, most of them a few hundred numbers. As
         one vector they are updated by a few kernels instead of a thousand.
@@ -215,7 +218,7 @@ class TrainState:
         """
         # Without copy=True, BatchNorm would write into what jax.grad traces, which raises.
         model = nnx.merge(self.graphdef, params, self.batch_stats, copy=True)
-        # Capturing nothing drops what the layers sow.
+        # `nnx.capture` without types drops the intermediates that layers record.
         logits, aux_logits = nnx.capture(model)(images, **kwargs)
         return logits, aux_logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
@@ -319,7 +322,7 @@ def create(
         }
 
     graphdef = nnx.graphdef(nnx.eval_shape(build))
-    # The numbers lie on the devices of the key.
+    # The arrays are created on the devices of the key.
     return TrainState(**jax.jit(numbers)(key), graphdef=graphdef, optimizer=optimizer)
 
 

@@ -30,7 +30,7 @@ Images = Float[Array, "batch height width channels"]
 
 
 class Hyperparameters(NamedTuple):
-    """The numbers of a recipe. As arguments of the compiled programs they need no recompilation.
+    """The numbers of a recipe: arguments of the compiled programs, so changing them is free.
 
     Attributes:
       learning_rates: One for each step of the epoch.
@@ -136,7 +136,7 @@ def _train_on(
     preprocess: ForTraining,
 ) -> TrainState:
     """Augments and normalises the `index`-th batch of an epoch, then takes one step on it."""
-    # An epoch's first step clears the metrics, not its last one: they are read after the epoch.
+    # Cleared in an epoch's first step, not after its last: the loop reads them in between.
     metrics = jax.tree.map(lambda total: jnp.where(index == 0, 0, total), state.metrics)
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
     images, targets = preprocess(augment_key, batch)
@@ -171,8 +171,8 @@ def train_steps(
       data: The training images.
       order: The epoch's permutation of the examples; batch i is its i-th slice of `batch_size`.
       num_steps: At most to the end of the epoch.
-      key: Of the run; step s uses fold_in(key, s).
-      hyperparameters: Of the epoch.
+      key: The run's key; step s uses fold_in(key, s).
+      hyperparameters: The epoch's.
       batch_size: Images per step, over all devices.
       preprocess: Augments, mixes and normalises.
       mesh: The devices that batches are split over; None for one device.
@@ -217,8 +217,8 @@ def train_on_batch(
       state: Donated.
       pixels: Images as they are stored, split over the devices of `mesh`.
       labels: Class indices, split in the same way.
-      key: Of the run; step s uses fold_in(key, s).
-      hyperparameters: Of the epoch.
+      key: The run's key; step s uses fold_in(key, s).
+      hyperparameters: The epoch's.
       preprocess: Augments, mixes and normalises.
       mesh: The devices; None for one device.
     """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from googlenet_jax.data import augment
+from googlenet_jax.data import augment, preprocess
 
 
 def random_images(shape=(6, 8, 7, 3)):  # not square, several channels
@@ -44,7 +44,7 @@ def test_flip_mirrors_the_chosen_left_to_right():
 def test_normalize_equals_numpy():
     images = random_images()
     mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-    found = augment.normalize(jnp.asarray(images), mean, std)
+    found = preprocess.normalize(jnp.asarray(images), mean, std)
     assert found.dtype == jnp.float32
     expected = (images.astype(np.float64) / 255 - np.array(mean)) / np.array(std)
     # Four float32 roundings of 6e-8 each, on values up to 1 that are then divided by 0.2.
@@ -57,7 +57,7 @@ def test_zeros_are_black_before_normalization():
     cut = augment.crop(white, jnp.zeros((1, 2), jnp.int32), 2, "zeros")
     assert np.array_equal(cut[0, :2, :, 0], np.zeros((2, 8)))
     assert np.array_equal(cut[0, 2:, 2:, 0], np.full((6, 6), 255))
-    values = augment.normalize(cut, [0.5], [0.25])
+    values = preprocess.normalize(cut, [0.5], [0.25])
     assert np.allclose(values[0, :2], -2.0)
     assert np.allclose(values[0, 2:, 2:], 2.0)
 

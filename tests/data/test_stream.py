@@ -21,7 +21,7 @@ from picture_files import numbers, plain_folder
 
 from googlenet_jax import data, parallel
 from googlenet_jax.config import Config, DataConfig
-from googlenet_jax.data import Split, pictures, preprocess
+from googlenet_jax.data import Split, decoding, preprocess
 from googlenet_jax.data import folder as folders
 from googlenet_jax.errors import DataError
 from googlenet_jax.training import feeds, state, step
@@ -382,7 +382,7 @@ def positions(height=60, width=90):
 def test_a_random_crop_has_the_paper_s_area_and_ratio(seed, min_area):
     shape = (60, 90)
     rng = np.random.default_rng(seed)
-    found = pictures.read_random_crop(positions(*shape), (200, 200, 3), rng, min_area).astype(int)
+    found = decoding.read_random_crop(positions(*shape), (200, 200, 3), rng, min_area).astype(int)
     width, height = (np.ptp(found[:, :, axis]) + 1 for axis in (0, 1))
     # Up to rounding. If no patch fits, it is the central square: the picture is wider than 4/3.
     if (width, height) != (60, 60):
@@ -394,7 +394,7 @@ def test_a_random_crop_has_the_paper_s_area_and_ratio(seed, min_area):
 
 def test_crops_differ_and_stay_inside():
     crops = [
-        pictures.read_random_crop(positions(), (8, 8, 3), np.random.default_rng(seed), 0.08)
+        decoding.read_random_crop(positions(), (8, 8, 3), np.random.default_rng(seed), 0.08)
         for seed in range(50)
     ]
     assert len({crop.tobytes() for crop in crops}) == 50
@@ -407,7 +407,7 @@ def test_crops_differ_and_stay_inside():
 
 def test_the_central_crop():
     """80 % of the shorter side of 90 x 60: 48 pixels from column 21 and row 6."""
-    found = pictures.read(positions(), (48, 48, 3), 0.8)
+    found = decoding.read(positions(), (48, 48, 3), 0.8)
     assert found[0, 0].tolist() == [21, 6, 0]
     assert found[-1, -1].tolist() == [68, 53, 0]
 

@@ -212,11 +212,11 @@ def turned() -> Image.Exif:
 
 
 def read_pictures(folder: Path) -> Any:
-    from googlenet_jax.data import pictures
+    from googlenet_jax.data import decoding
 
     path = folder / "picture"
-    whole = pictures.read(path, (8, 8, 3), 0.875)
-    part = pictures.read_random_crop(path, (8, 8, 1), np.random.default_rng(0), 0.08)
+    whole = decoding.read(path, (8, 8, 3), 0.875)
+    part = decoding.read_random_crop(path, (8, 8, 1), np.random.default_rng(0), 0.08)
     return sum_of({"whole": whole, "part": part})
 
 

@@ -12,7 +12,7 @@ import jax
 import pytest
 import tiny_run
 
-from googlenet_jax.data import encoded
+from googlenet_jax.data import cache
 from train import console, loop
 
 
@@ -144,7 +144,7 @@ def test_a_user_without_a_home(monkeypatch):
     """As in many containers: the run works without caches."""
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    assert encoded.cached("key", lambda: {}) == ({}, "none (there is no home directory)")
+    assert cache.cached("key", lambda: {}) == ({}, "none (there is no home directory)")
     kept = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     try:

@@ -21,7 +21,7 @@ from PIL import Image
 import googlenet_jax
 import train.predict
 from googlenet_jax import data
-from googlenet_jax.data import Arrays, pictures, preprocess
+from googlenet_jax.data import Arrays, decoding, preprocess
 from googlenet_jax.errors import UserError
 from googlenet_jax.storage import pretrained
 from googlenet_jax.storage.model import _logits
@@ -237,7 +237,7 @@ def test_stdin_is_a_picture(predict, monkeypatch):
     assert status == 0
     assert lines[1].startswith("-: 7 ")
     monkeypatch.setattr(sys, "stdin", Stdin(content))
-    monkeypatch.setattr(pictures, "MAX_BYTES", len(content) - 1)
+    monkeypatch.setattr(decoding, "MAX_BYTES", len(content) - 1)
     assert predict("--model=digits", "-")[1:] == (
         [f"error: -: is too large: more than {len(content) - 1} bytes"],
         2,
@@ -249,7 +249,7 @@ def test_results_come_batch_by_batch(model, monkeypatch):
     read = []
     monkeypatch.setattr(train.predict, "BATCH_SIZE", 4)
     monkeypatch.setattr(
-        pictures, "read", lambda file, shape, crop: read.append(0) or np.zeros(shape, "u1")
+        decoding, "read", lambda file, shape, crop: read.append(0) or np.zeros(shape, "u1")
     )
     results = train.predict.classify(model, [(str(i), Path("x")) for i in range(1000)])
     assert [name for name, _ in itertools.islice(results, 2)] == ["0", "1"]
@@ -320,13 +320,13 @@ def test_modes(kind):
     """Colours computed by hand; an alpha of 1/5 on white gives 255 - (255 - c) / 5."""
     file, expected = PICTURES[kind]
     for shape in (RGB, (3, 5, 3)):
-        np.testing.assert_array_equal(pictures.read(file(), shape, 0), np.full(shape, expected))
+        np.testing.assert_array_equal(decoding.read(file(), shape, 0), np.full(shape, expected))
 
 
 def test_colour_becomes_gray(tmp_path):
     """By ITU-R 601: 0.299 R + 0.587 G + 0.114 B."""
     file = encoded(picture("RGB", (200, 100, 50)), "PNG")
-    np.testing.assert_array_equal(pictures.read(file, GRAY, 0), np.full(GRAY, 124))
+    np.testing.assert_array_equal(decoding.read(file, GRAY, 0), np.full(GRAY, 124))
 
 
 def test_exif_turns():
@@ -334,14 +334,14 @@ def test_exif_turns():
     pixels = np.arange(60, dtype=np.uint8).reshape(6, 10)
     exif = Image.Exif()
     exif[0x0112] = 6
-    found = pictures.read(encoded(Image.fromarray(pixels), "PNG", exif=exif), (10, 6, 1), 0)
+    found = decoding.read(encoded(Image.fromarray(pixels), "PNG", exif=exif), (10, 6, 1), 0)
     np.testing.assert_array_equal(found[:, :, 0], np.rot90(pixels, -1))
 
 
 def test_a_picture_of_the_right_size_keeps_its_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, RGB, np.uint8)
     np.testing.assert_array_equal(
-        pictures.read(encoded(Image.fromarray(pixels), "PNG"), RGB, 0), pixels
+        decoding.read(encoded(Image.fromarray(pixels), "PNG"), RGB, 0), pixels
     )
 
 
@@ -350,7 +350,7 @@ def test_the_whole_picture_is_shrunk_and_averaged():
     pixels = np.zeros((80, 160), np.uint8)
     pixels[:, ::2] = 100
     pixels[:, 80:] += 100
-    found = pictures.read(encoded(Image.fromarray(pixels), "PNG"), GRAY, 0)[:, :, 0]
+    found = decoding.read(encoded(Image.fromarray(pixels), "PNG"), GRAY, 0)[:, :, 0]
     np.testing.assert_allclose(found[:, :3], 50, atol=3)
     np.testing.assert_allclose(found[:, 5:], 150, atol=3)
 
@@ -413,5 +413,5 @@ def test_export_load_predict_need_only_core_dependencies(tmp_path, tmp_path_fact
 
 def test_nan_pixels_are_black_without_a_warning():
     pixels = np.array([[np.nan, -np.inf], [1, 3.4e38]], np.float32)
-    found = pictures.read(encoded(Image.fromarray(pixels), "TIFF"), (2, 2, 1), 0)
+    found = decoding.read(encoded(Image.fromarray(pixels), "TIFF"), (2, 2, 1), 0)
     assert found[:, :, 0].tolist() == [[0, 0], [255, 255]]

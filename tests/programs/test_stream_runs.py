@@ -24,7 +24,7 @@ import train.evaluate
 import train.export
 import train.main
 import train.predict
-from googlenet_jax.data import Split, pictures
+from googlenet_jax.data import Split, decoding
 from googlenet_jax.errors import DataError, TrainingError
 from googlenet_jax.report import diagnostics, runs
 from googlenet_jax.storage.loading import load_model
@@ -136,7 +136,7 @@ def test_all_readers_crop_the_same_square(workdir, tmp_path, monkeypatch):
     list(train.predict.classify(model, [(str(file), file) for file in files]))
     for images in (*seen, model.read(*files), model.read(*(file.read_bytes() for file in files))):
         np.testing.assert_array_equal(images, evaluated)
-    whole = np.stack([pictures.read(file, (8, 8, 3), 0) for file in files])
+    whole = np.stack([decoding.read(file, (8, 8, 3), 0) for file in files])
     assert (whole != evaluated).mean() > 0.5
 
 

@@ -21,7 +21,7 @@ from sklearn.datasets import load_sample_image
 
 import googlenet_jax
 from googlenet_jax.config import Config
-from googlenet_jax.data import pictures, preprocess
+from googlenet_jax.data import decoding, preprocess
 from googlenet_jax.data.cifar import CIFAR10
 from googlenet_jax.errors import CheckpointError, UserError
 from googlenet_jax.models.googlenet import AUX_SIDE
@@ -404,7 +404,7 @@ def test_images_are_preprocessed_as_torchvision_does(tmp_path):
     shown = shown * (std / 0.5) + (mean - 0.5) / 0.5  # transform_input
     assert found.shape == (1, 224, 224, 3)
     assert np.abs(found[0] - shown).mean() < 0.02  # of a range of 2
-    whole = pictures.read(tmp_path / "china.png", (224, 224, 3), 0) / 127.5 - 1
+    whole = decoding.read(tmp_path / "china.png", (224, 224, 3), 0) / 127.5 - 1
     assert np.abs(whole - shown).mean() > 0.2
 
 

@@ -5,7 +5,8 @@ training.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,43 @@ def _convert(picture: Image.Image, mode: str) -> Image.Image:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert(mode)
+
+
+def decode(
+    images: Sequence[bytes], shape: tuple[int, int, int], source: str, first: int = 0
+) -> UInt8[np.ndarray, "examples height width channels"]:
+    """Decodes images that all have the same shape.
+
+    Args:
+      images: Contents of PNG or JPEG files.
+      shape: (height, width, channels) of each image.
+      source: Where they come from, for the error message.
+      first: The number of `images[0]` in the source, for the error message.
+
+    Raises:
+      DataError: An image cannot be decoded or has another shape.
+    """
+    height, width, channels = shape
+    pixels = np.empty((len(images), *shape), np.uint8)
+    mode = {1: "L", 3: "RGB"}[channels]
+
+    def fill(index: int) -> None:
+        try:
+            with open_image(images[index], ("PNG", "JPEG")) as image:
+                found = (image.mode, *image.size)  # read from the header, before decoding
+                if found == (mode, width, height):
+                    pixels[index] = np.asarray(image).reshape(shape)
+                    return
+        except Exception as error:  # Pillow's decoders raise almost anything
+            raise DataError(
+                f"{source}: image {first + index} cannot be decoded: {error}"
+            ) from error
+        raise DataError(
+            f"{source}: image {first + index} is {found[0]}, {found[1]}x{found[2]}; "
+            f"expected {mode}, {width}x{height}"
+        )
+
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(fill, range(len(images)), chunksize=1000):
+            pass
+    return pixels

@@ -13,8 +13,9 @@ import pytest
 from cifar_files import pixels_and_labels, random_cifar100, random_members, write_archive
 from PIL import Image
 
+from googlenet_jax import fileio
 from googlenet_jax.config import DataConfig
-from googlenet_jax.data import Split, cifar, encoded, load, tfds_source
+from googlenet_jax.data import Split, cifar, decoding, load, tfds_source
 from googlenet_jax.errors import DataError
 
 
@@ -238,12 +239,12 @@ def forbid_decoding(monkeypatch):
     def decode(*args):
         raise DecodedAgain
 
-    monkeypatch.setattr(encoded, "decode", decode)
+    monkeypatch.setattr(decoding, "decode", decode)
 
 
 def test_decoded_once(parquet, monkeypatch):
     first = load_set(parquet)
-    (file,) = encoded.cache_folder().iterdir()
+    (file,) = fileio.cache_folder().iterdir()
     assert first.provenance["cache"].startswith(f"{file} (")
     forbid_decoding(monkeypatch)
     assert pixels_and_labels(load_set(parquet)) == pixels_and_labels(first)
@@ -253,13 +254,13 @@ def test_decoded_once(parquet, monkeypatch):
 
 def test_no_cache_is_written_if_it_is_off(parquet):
     assert "cache" not in load_set(parquet, cache=False).provenance
-    assert not encoded.cache_folder().exists()
+    assert not fileio.cache_folder().exists()
 
 
 @pytest.mark.parametrize("damage", ["a bit", "the end", "empty"])
 def test_a_damaged_cache_is_written_again(parquet, damage):
     first = load_set(parquet)
-    (file,) = encoded.cache_folder().iterdir()
+    (file,) = fileio.cache_folder().iterdir()
     whole = file.read_bytes()
     content = bytearray(whole)
     content[len(content) // 2] ^= 1
