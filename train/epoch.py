@@ -12,6 +12,7 @@ from googlenet_jax.config import Config
 from googlenet_jax.errors import DataError, TrainingError
 from googlenet_jax.storage.checkpoint import Checkpoints, Record
 from googlenet_jax.training.feeds import Feed
+from googlenet_jax.training.plan import Plan
 from googlenet_jax.training.state import TrainState
 from train.progress import Progress
 from train.stop import StopRequest
@@ -27,12 +28,14 @@ class Run:
 
     Attributes:
       config: Of the run.
-      feed: Its images, compiled programs, and plan of steps.
+      plan: Its steps, epochs and learning rates.
+      feed: Its images and compiled programs.
       checkpoints: In the working directory.
       stop: Knows whether a signal has asked the run to end.
     """
 
     config: Config
+    plan: Plan
     feed: Feed
     checkpoints: Checkpoints
     stop: StopRequest
@@ -59,7 +62,7 @@ def train_epoch(
       SystemExit: A signal came; the state is saved.
     """
     every, steps_per_call = run.config.checkpoint.every_steps, run.config.train.steps_per_call
-    plan = run.feed.plan
+    plan = run.plan
     start, end = epoch * plan.steps_per_epoch, plan.epoch_end(epoch)
     steps_done, call_steps = int(train_state.step), steps_per_call or 1
     epoch_seconds = record.epoch_seconds
@@ -126,6 +129,6 @@ def check_finite(run: Run, train_state: TrainState) -> None:
         last = f"the last good checkpoint is step {max(run.checkpoints.steps, default=None)}"
         raise TrainingError(
             f"not finite at step {step_number}: loss {loss}, gradient norm {grad_norm}, learning "
-            f"rate {float(run.feed.plan.schedule(step_number - 1)):.4g}; "
+            f"rate {float(run.plan.schedule(step_number - 1)):.4g}; "
             f"{last if run.checkpoints.steps else 'there is no checkpoint yet'}"
         )

@@ -74,6 +74,7 @@ def train_and_evaluate(
             dataset = data.load(config.data, config.seed)
         parallel.check_same("data set", dataset.provenance["sha256"])
         feed = stack.enter_context(contextlib.closing(feeds.create(dataset, config, mesh)))
+        plan = feed.plan  # here: it refuses batches that the training images do not fill
         console.say(f"data: {messages.describe_data(dataset)}")
         start_up.lap("data")
 
@@ -92,7 +93,7 @@ def train_and_evaluate(
             start_up.lap("state")
             write_config(folder, config)
             write_metrics(folder, record.history)
-            run = Run(config, feed, checkpoints, stop)
+            run = Run(config, plan, feed, checkpoints, stop)
             record = train_epochs(run, folder, train_state, record, start_up)
 
         summary = summarize(config, record, parameters)
@@ -120,7 +121,7 @@ def train_epochs(
     start_up: messages.StartUp,
 ) -> Record:
     """Trains, evaluates and saves until the end of the run; returns its record."""
-    plan = run.feed.plan
+    plan = run.plan
     if len(record.history) == plan.epochs:
         return record
     console.say("compiling the training steps")

@@ -209,7 +209,10 @@ def test_a_long_value_is_shortened(refused):
     [
         (["--config=cifar10"], ["no CIFAR data is on this machine", "--config.data.path=FILE"]),
         (["--config=cifar10", "--config.data.path=no.tar.gz"], ["data.path='no.tar.gz'"]),
-        ([DIGITS, "--config.data.path=digits.npz"], ["data.path='digits.npz'", "embedded"]),
+        (
+            [DIGITS, "--config.data.path=digits.npz"],
+            ["data.path='digits.npz'", "come with scikit-learn and take no path"],
+        ),
         ([DIGITS, "--config.train.batch_size=2000"], ["train.batch_size=2000", "1442 images"]),
         (
             [DIGITS, "--config.data.max_train_examples=64", "--config.train.batch_size=65"],
