@@ -551,5 +551,10 @@ def check_name(name: str) -> str:
     names = [option for option, _, _ in Config().options()]
     if name in names or any(option.startswith(f"{name}.") for option in names):
         return name
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)
+    # Somebody may leave out the group, or write lr for learning_rate.
+    fields = {option: option.rpartition(".")[2] for option in names}
+    initials = {option: "".join(word[0] for word in fields[option].split("_")) for option in names}
+    wanted = name.rpartition(".")[2]
+    nearest = [option for option in names if wanted in (fields[option], initials[option])]
+    nearest += difflib.get_close_matches(name, names, n=1, cutoff=0)
     raise ConfigError(f"{name}: no such field; did you mean {nearest[0]}?")

@@ -52,7 +52,8 @@ def train_and_evaluate(
       TrainingError: The loss or the gradient is not finite.
       SystemExit: A signal came and a checkpoint was written; the status is 128 + its number.
     """
-    start_up = messages.StartUp(time.monotonic() if started is None else started)
+    started = time.monotonic() if started is None else started
+    start_up = messages.StartUp(started)
     start_up.lap("import")
     config.validate()
     if config.train.compilation_cache:
@@ -99,7 +100,7 @@ def train_and_evaluate(
         summary = summarize(config, record, parameters)
         fileio.write_json(folder / "summary.json", summary)
         draw_curves(record.history, folder / "curves.png", str(workdir))
-    console.say(messages.describe_result(summary, workdir))
+    console.say(messages.describe_result(summary, workdir, time.monotonic() - started))
     return summary
 
 

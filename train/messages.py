@@ -81,11 +81,18 @@ def epoch_line(history: list[dict[str, Any]], plan: Plan) -> str:
     )
 
 
-def describe_result(summary: dict[str, Any], workdir: WorkdirPath) -> str:
-    """The final and the best test accuracy, each with its epoch."""
+def describe_result(summary: dict[str, Any], workdir: WorkdirPath, seconds: float) -> str:
+    """The final and the best test accuracy, each with its epoch.
+
+    Args:
+      summary: The content of summary.json.
+      workdir: Of the run.
+      seconds: Since the program's start.
+    """
     final, best = summary["final"], summary["best"]
+    training = tqdm.format_interval(summary["wall_seconds"])
     return (
-        f"done in {tqdm.format_interval(summary['wall_seconds'])}: test accuracy "
+        f"done in {tqdm.format_interval(seconds)}, with {training} of epochs: test accuracy "
         f"{final['test_accuracy']:.4f} at the end (epoch {final['epoch']}), "
         f"{best['test_accuracy']:.4f} at epoch {best['epoch']}, "
         f"the best on the {summary['best_chosen_on']} split; {workdir}/curves.png"

@@ -17,7 +17,7 @@ from googlenet_jax.storage.checkpoint import Record
 from googlenet_jax.training.state import TrainState
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Model:
     """A trained network with its normalisation and classes.
 
@@ -32,6 +32,14 @@ class Model:
     state: TrainState
     record: Record
     weights: str = TrainConfig().weights
+
+    def __repr__(self) -> str:
+        height, width, channels = self.info.image_shape
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+        return (
+            f"<Model of {self.info.name}: {self.info.num_classes} classes, images of {height}x"
+            f"{width}x{channels}, {parameters:,} parameters, step {int(self.state.step)}>"
+        )
 
     def read(self, *files: str | Path | bytes) -> UInt8[np.ndarray, "batch height width channels"]:
         """Pictures, cropped and resized as in evaluation, as a batch for `logits`.

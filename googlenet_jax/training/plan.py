@@ -34,7 +34,8 @@ class Plan:
         steps_per_epoch = num_examples // config.train.batch_size
         if not steps_per_epoch:
             raise ConfigError(
-                f"train.batch_size={config.train.batch_size}: there are {num_examples} images"
+                f"train.batch_size={config.train.batch_size}: there are {num_examples} images to "
+                f"train on; choose at most {num_examples}"
             )
         total_steps = config.train.steps or config.train.epochs * steps_per_epoch
         return cls(steps_per_epoch, total_steps, config.optimizer)

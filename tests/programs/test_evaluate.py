@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import re
 import shutil
 
 import jax
@@ -181,6 +182,13 @@ def test_float_images_are_uint8_images_scaled(model, arrays, logits):
     floats = np.asarray(arrays["test"].images, np.float32) / 255
     assert logits["test"].shape == (COUNTS["test"], 10)
     np.testing.assert_allclose(model.logits(floats), logits["test"], rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_is_described_in_one_line(model):
+    """A notebook shows it; all of its arrays were 16,306 characters."""
+    assert re.fullmatch(
+        r"<Model of digits: 10 classes, images of 8x8x1, [\d,]+ parameters, step \d+>", repr(model)
+    )
 
 
 @pytest.mark.parametrize(

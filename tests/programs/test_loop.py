@@ -56,7 +56,7 @@ def test_a_run_writes_all_its_files(tmp_path, capfd):
     )
     assert summary["best_chosen_on"] == "valid"
     assert summary["data"]["official"] is True
-    assert summary["dtype"], summary["matmul_precision"] == ("float32", "default")
+    assert (summary["dtype"], summary["matmul_precision"]) == ("float32", "default")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))) == 1
     with Checkpoints(tmp_path / "checkpoints", writable=False) as checkpoints:
@@ -66,6 +66,8 @@ def test_a_run_writes_all_its_files(tmp_path, capfd):
     output = capfd.readouterr().out
     assert "[epoch 3/3] train_loss" in output
     assert "best on the valid split" in output
+    # Of the whole command, and the part that the epochs took.
+    assert re.search(r"^done in \d\d:\d\d, with \d\d:\d\d of epochs: test accuracy", output, re.M)
 
     # Running the same command again changes nothing.
     before = load_model(tmp_path, "latest")

@@ -213,7 +213,10 @@ def test_a_long_value_is_shortened(refused):
             [DIGITS, "--config.data.path=digits.npz"],
             ["data.path='digits.npz'", "come with scikit-learn and take no path"],
         ),
-        ([DIGITS, "--config.train.batch_size=2000"], ["train.batch_size=2000", "1442 images"]),
+        (
+            [DIGITS, "--config.train.batch_size=2000"],
+            ["train.batch_size=2000", "1442 images", "choose at most 1442"],
+        ),
         (
             [DIGITS, "--config.data.max_train_examples=64", "--config.train.batch_size=65"],
             ["train.batch_size=65", "64 images"],

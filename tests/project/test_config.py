@@ -200,6 +200,9 @@ def test_configs_share_nothing():
     ("values", "unknown", "nearest"),
     [
         ({"sed": 1}, "sed", "seed"),
+        ({"lr": 0.1}, "lr", "optimizer.learning_rate"),
+        ({"train": {"learning_rate": 0.1}}, "train.learning_rate", "optimizer.learning_rate"),
+        ({"wd": 0.1}, "wd", "optimizer.weight_decay"),
         ({"data": {"padd": 1}}, "data.padd", "data.pad"),
         ({"optimizer": {"learning_rat": 1.0}}, "optimizer.learning_rat", "optimizer.learning_rate"),
         ({"optimiser": {"momentum": 0.5}}, "optimiser", None),
