@@ -96,8 +96,8 @@ def train_epoch(
                 save()
             shown = {
                 "loss": f"{seen['loss']:.4f}",
-                "learning_rate": f"{float(plan.schedule(steps_done - 1)):.4g}",
-                "images/s": f"{num_steps * run.config.train.batch_size / seconds:.0f}",
+                "lr": f"{float(plan.schedule(steps_done - 1)):.4g}",
+                "img/s": f"{num_steps * run.config.train.batch_size / seconds:.0f}",
             }
             bar.update(steps_done - start, shown)
         run.stop.check(save, steps_done)
