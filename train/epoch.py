@@ -96,7 +96,7 @@ def train_epoch(
                 save()
             shown = {
                 "loss": f"{seen['loss']:.4f}",
-                "lr": f"{float(plan.schedule(steps_done - 1)):.4g}",
+                "lr": f"{float(plan.schedule(steps_done - 1)):.3g}",
                 "img/s": f"{num_steps * run.config.train.batch_size / seconds:.0f}",
             }
             bar.update(steps_done - start, shown)

@@ -6,8 +6,8 @@ from typing import Self
 
 from tqdm import tqdm
 
-# Without tqdm's steps per second: images per second stand among the values.
-BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"
+# Short, because the values need most of a terminal's 80 columns.
+BAR = "{desc} |{bar}| {n_fmt}/{total_fmt} {remaining} left{postfix}"
 
 
 class Progress:
