@@ -28,8 +28,18 @@ def main(argv: list[str]) -> None:
 
     # Imported here so that a mistake on the command line is reported before JAX is loaded.
     from googlenet_jax.report import page
+    from googlenet_jax.storage.workdir import CHECKPOINTS, CONFIG
 
-    report = page.build(arguments.workdirs, arguments.data_path)
+    # `runs/*` may name folders of another kind.
+    others = [
+        folder
+        for folder in arguments.workdirs
+        if folder.is_dir() and not any((folder / name).exists() for name in (CONFIG, CHECKPOINTS))
+    ]
+    runs = [folder for folder in arguments.workdirs if folder not in others]
+    for folder in others if runs else ():
+        console.say(f"{folder}: holds no run; left out")
+    report = page.build(runs or others, arguments.data_path)
     try:
         if isinstance(arguments.out, Path):
             arguments.out.mkdir(parents=True, exist_ok=True)

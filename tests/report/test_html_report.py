@@ -357,6 +357,13 @@ def test_prints_the_verdict(workdirs, tmp_path, capsys):
     )
 
 
+def test_a_folder_without_a_run_among_others_is_left_out(workdirs, tmp_path, capsys):
+    """As `runs/*` may have one."""
+    (tmp_path / "notes").mkdir()
+    train.report.main([str(tmp_path / "notes"), str(workdirs[0]), f"--out={tmp_path / 'out'}"])
+    assert f"{tmp_path / 'notes'}: holds no run; left out\nbest: slow" in capsys.readouterr().out
+
+
 def test_cifar10_gets_the_published_results(workdirs, monkeypatch):
     """The page asks only for the data set's name, so the classes may be the digits."""
     run = runs.read_run(workdirs[0], "run")
