@@ -134,7 +134,10 @@ def apply(config: Config, overrides: list[str], name: str = "") -> tuple[Config,
     try:
         values(["main", *overrides])
     except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(str(error).splitlines()[0]) from error
+        text = str(error).splitlines()[0]
+        if "Non-boolean" in text:
+            text = text.removeprefix("flag ").partition(": (")[0] + ": must be True or False"
+        raise UserError(text) from error
     return values.config.validate(), fileio.parse(values.workdir)
 
 

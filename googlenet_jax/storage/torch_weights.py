@@ -98,6 +98,8 @@ def read(path: Path) -> TorchFile:
         loaded, extra = load(content)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
     except Exception as error:  # unpicklers raise almost anything
         reason = str(error).partition("\n")[0][:200]
         raise DataError(f"{path}: cannot be read: {type(error).__name__}: {reason}") from error

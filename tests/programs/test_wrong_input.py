@@ -106,6 +106,7 @@ def files(folder):
         ([DIGITS, "--config.train.epochs", "--config.seed=1"], ["train.epochs: needs a value"]),
         ([DIGITS, "--workdir"], ["--workdir: needs a value"]),
         ([DIGITS, "--config.train.epochs=ten"], ["train.epochs", "ten"]),
+        ([DIGITS, "--config.data.flip=yes"], ["--config.data.flip=yes: must be True or False"]),
         ([DIGITS, "--config.train.epochs=1.5"], ["train.epochs", "1.5"]),
         ([DIGITS, "--config.train.epochs="], ["train.epochs"]),
         ([DIGITS, "--config.data.flip=maybe"], ["data.flip", "maybe"]),

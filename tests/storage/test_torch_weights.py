@@ -312,6 +312,11 @@ def test_remarks_beside_a_state_dict_are_numbers_and_short_texts(tmp_path):
     assert torch_weights.read(tmp_path / "net.pth").extra == {"acc": 3.0}
 
 
+def test_a_missing_file_is_told_plainly(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere\.pth: no such file$"):
+        torch_weights.read(tmp_path / "nowhere.pth")
+
+
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "net.pth")
     with (tmp_path / "huge.safetensors").open("wb") as file:
