@@ -313,7 +313,7 @@ def test_remarks_beside_a_state_dict_are_numbers_and_short_texts(tmp_path):
 
 
 def test_a_missing_file_is_told_plainly(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere\.pth: no such file$"):
+    with pytest.raises(UserError, match=r"nowhere\.pth: no such file$"):
         torch_weights.read(tmp_path / "nowhere.pth")
 
 
