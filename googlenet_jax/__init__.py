@@ -12,15 +12,15 @@ __all__ = ["__version__", "load"]
 
 
 def load(folder: "str | WorkdirPath", checkpoint: str = "best") -> "Model":
-    """A trained network to call: `load(folder).logits(images)`.
+    """A trained network: `load("digits").logits(images)`.
 
     Args:
-      folder: a working directory of `python -m train.main`, an export of `python -m
-        train.export`, or the name of a network that ships with the package: "digits".
-      checkpoint: of a run: "best", "latest" or a step.
+      folder: A working directory of `train.main`, an export of `train.export`, or the name of a
+        network that ships with the package: "digits".
+      checkpoint: Which one of a run: "best", "latest" or a step.
 
     Raises:
-      CheckpointError: no such run, checkpoint or export, or a damaged one.
+      CheckpointError: There is no such run, checkpoint or export, or it is damaged.
     """
     # JAX takes a second to import, for which a mistake on the command line need not wait.
     from googlenet_jax.storage.loading import load_model
