@@ -1,4 +1,4 @@
-"""How every test runs: on the CPU, with shapes checked and silent conversions refused."""
+"""Runs every test on the CPU, with shapes checked and implicit type promotion refused."""
 
 import atexit
 import os
@@ -11,17 +11,17 @@ from typing import Any, Self
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported
 
-# One test session compiles each program once: its workers and the programs that it starts
-# inherit this folder. It starts empty, so a test never sees what another version compiled.
+# A test session compiles each program once: its workers and the programs that it starts share this
+# cache. It is empty at first, so a test never gets a program that another version compiled.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     folder = tempfile.mkdtemp(prefix="compiled-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-# To compile is what most tests spend their time on, and without XLA's newer emitters of fused
-# kernels it takes half of it. An XLA that does not know a flag aborts the process, so another
-# process tries. `XLA_FLAGS=` before pytest, or any flags of one's own, leave XLA as users have it.
+# Most tests spend their time compiling, and XLA compiles twice as fast without its newer emitters
+# of fused kernels. XLA aborts on an unknown flag, so a subprocess tries it first. Set `XLA_FLAGS=`,
+# or other flags, before pytest to run XLA as users have it.
 if "XLA_FLAGS" not in os.environ:
     flags = {"XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"}
     parse = [sys.executable, "-c", "from jaxlib import xla_client; xla_client.CompileOptions()"]
@@ -34,9 +34,9 @@ import jax
 import jaxtyping
 import pytest
 
-# The annotations of the library are checked at every call. Beartype accepts `Self` only where it
-# decorates whole classes, and jaxtyping gives it one method at a time: there `Self` means Any.
-# The tower is Python's rule that an int is a float.
+# Every call checks the library's annotations. Beartype accepts `Self` only when it decorates whole
+# classes, but jaxtyping passes it single methods, so `Self` is replaced by Any. The PEP 484 tower
+# accepts an int where a float is expected.
 checked = beartype.beartype(
     conf=beartype.BeartypeConf(
         hint_overrides=beartype.FrozenDict({Self: Any}), is_pep484_tower=True
@@ -44,17 +44,17 @@ checked = beartype.beartype(
 )
 jaxtyping.install_import_hook("googlenet_jax", "conftest.checked")
 
-# jax_numpy_rank_promotion stays as it is: a bias is added to images, on purpose.
+# jax_numpy_rank_promotion keeps its default, because biases are added to images on purpose.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def programs_freed():
-    """Lets compiled programs go: a worker that kept all of them would run out of memory maps.
+    """Frees compiled programs after each module, before the worker runs out of memory maps.
 
-    XLA's CPU backend maps its kernels one by one, some 4,000 for a training step of the whole
-    network, 1,000 without the newer emitters, and the operating system's limit is 65,530 a
-    process: beyond it jaxlib crashes.
+    XLA's CPU backend maps each kernel separately: about 4,000 for a training step of the whole
+    network, 1,000 without the newer emitters. Beyond the operating system's limit of 65,530 maps a
+    process, jaxlib crashes.
     """
     yield
     jax.clear_caches()
@@ -62,21 +62,21 @@ def programs_freed():
 
 @pytest.fixture
 def programs_freed_at_once():
-    """The same behind each test of a module that compiles many whole networks."""
+    """Frees them after each test, for modules that compile many whole networks."""
     yield
     jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
 def compiled_quickly():
-    """For modules of which no program runs for long."""
+    """For modules whose programs run only briefly."""
     with compiling.quickly():
         yield
 
 
 @pytest.fixture(autouse=True)
 def apart(tmp_path, monkeypatch):
-    """Nothing of the user's own is read or written, and nothing is downloaded."""
+    """Keeps tests away from the user's files and from the network."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 

@@ -1,4 +1,4 @@
-"""The contest's own arithmetic, and its contenders' processes."""
+"""The arithmetic of the speed comparison, and the processes of its contenders."""
 
 import json
 
@@ -9,7 +9,7 @@ from benchmarks import compare
 pytest.importorskip("torch")
 
 
-def test_contenders_work_in_turns_in_processes_of_their_own():
+def test_contenders_take_turns_in_separate_processes():
     entrants = [
         compare.Contender("small", "float32", "jax_step:product", {"dtype": "float32", "size": n})
         for n in (16, 512)
@@ -20,7 +20,7 @@ def test_contenders_work_in_turns_in_processes_of_their_own():
     assert all(0.05 < peak < 5 for peak in memory)
 
 
-def test_rows_of_a_contest(monkeypatch, tmp_path, capsys):
+def test_rows_of_a_comparison(monkeypatch, tmp_path, capsys):
     """Made-up rates: the reference takes 1 and 2 steps a second, this project 4 and 4."""
 
     def measured(entrants, rounds):
@@ -41,7 +41,7 @@ def test_rows_of_a_contest(monkeypatch, tmp_path, capsys):
     assert [row["work"] for row in rows] == 4 * ["training"] + 4 * ["inference"]
     ours = rows[3]
     assert ours["contender"] == "googlenet_jax, float32"
-    assert (ours["ratio"], ours["ratio_range"]) == (3, [2, 4])  # each round by itself
+    assert (ours["ratio"], ours["ratio_range"]) == (3, [2, 4])  # computed per round
     assert ours["images_per_second"] == 32 * 4
     # Per image 3 x 2 x (1,556.9 M + 10,240) operations to train, and 10 x 2 x 2048^3 a second.
     assert ours["gflop_per_second"] == pytest.approx(128 * 9.3415, rel=1e-4)

@@ -1,4 +1,4 @@
-"""What the one command for a GPU says of what it finds, and how it stops."""
+"""What the GPU benchmark reports, and how it stops."""
 
 import json
 import signal
@@ -9,7 +9,7 @@ import pytest
 from benchmarks import compare, gpu
 
 
-def test_utilisation_is_of_the_published_peak():
+def test_utilisation_is_relative_to_the_published_peak():
     """10,000 images/s x 3 x 2 x 1,556.9 M multiply-adds: 93.4 of an H100's 989 TFLOP/s."""
     assert gpu.utilisation("NVIDIA H100 80GB HBM3", 10_000) == "93.4 TFLOP/s, 9.4% of 989"
     assert gpu.utilisation("a new one", 10_000) == "93.4 TFLOP/s, of an unknown peak"
@@ -29,8 +29,8 @@ def test_description():
     assert gpu.describe_run("", history[2:]).endswith("not evaluated yet")
 
 
-def test_speeds_are_kept_as_soon_as_they_are_known(tmp_path, monkeypatch):
-    """What is stopped goes on with those that are missing; what compiles too long is named."""
+def test_speeds_are_saved_as_they_are_measured(tmp_path, monkeypatch):
+    """A second call measures only the missing ones; a slow compilation is reported."""
     asked = []
 
     def measure(contender, batch_size, limit):
@@ -52,13 +52,13 @@ def test_speeds_are_kept_as_soon_as_they_are_known(tmp_path, monkeypatch):
     assert gpu.measure_speeds(time.monotonic() - 1, [8], tmp_path / "late.jsonl") == []
 
 
-def test_a_contender_that_takes_too_long_is_given_up():
+def test_a_contender_that_takes_too_long_is_stopped():
     slow = compare.Contender("slow", "float32", "jax_step:product", {"dtype": "float32", "size": 8})
     assert gpu.measure_speed(slow, 8, limit=0.0) is None
 
 
-def test_a_contender_that_dies_costs_only_its_own_row(tmp_path, monkeypatch):
-    """For want of memory, for example."""
+def test_a_contender_that_dies_loses_only_its_own_row(tmp_path, monkeypatch):
+    """It may die of too little memory, for example."""
     options = {"dtype": "float32", "size": -1}
     dying = compare.Contender("dying", "float32", "jax_step:product", options)
     monkeypatch.setattr(gpu, "entrants", lambda sizes: [(8, dying)])
@@ -67,14 +67,14 @@ def test_a_contender_that_dies_costs_only_its_own_row(tmp_path, monkeypatch):
 
 
 def test_the_device_describes_itself(tmp_path):
-    """A CPU has nothing to say; a GPU gives what its compiler asks for."""
+    """For a GPU it is the description that the compiler needs; a CPU has none."""
     assert gpu.write_device(tmp_path / "device.txt") == "cpu"
     assert (tmp_path / "device.txt").read_text() == "none: no GPU\n"
 
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
-    """A module that ends by itself, or sleeps until it is asked to end and then says 143."""
+    """A module that sleeps for its argument in seconds, and exits with 143 after SIGTERM."""
     (tmp_path / "asked.py").write_text(
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
@@ -82,12 +82,12 @@ def program(tmp_path, monkeypatch):
         "time.sleep(float(sys.argv[1]))\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    # Inherited: however early the signal comes, it waits until the program is ready for it.
+    # The child inherits the mask, so an early signal waits until its handler is installed.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     yield
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
 @pytest.mark.parametrize(("sleep", "left", "status"), [("0", 60, 0), ("600", 0, 143)])
-def test_the_deadline_asks_for_an_orderly_end(program, sleep, left, status):
+def test_at_the_deadline_the_program_gets_sigterm(program, sleep, left, status):
     assert gpu.run_until(time.monotonic() + left, ["asked", sleep]) == status

@@ -1,4 +1,4 @@
-"""What `benchmarks.recipes` says of its runs, by hand, and that it skips what is done."""
+"""`benchmarks.recipes`: its table against hand calculation, and skipping of finished runs."""
 
 import json
 import math
@@ -14,7 +14,7 @@ def line(arm, seed, none, mirror=0.0, epochs=20):
     return {"arm": arm, "epochs": epochs, "seed": seed, "test_accuracy": accuracy}
 
 
-def test_the_table_pairs_runs_of_a_seed():
+def test_the_table_pairs_runs_with_the_same_seed():
     lines = [
         *(line("row 8", seed, none, 0.72) for seed, none in enumerate((0.70, 0.71, 0.69))),
         *(line("Nesterov", seed, none) for seed, none in ((0, 0.71), (1, 0.73))),
@@ -30,7 +30,7 @@ def test_the_table_pairs_runs_of_a_seed():
 
 
 @pytest.mark.parametrize("arm", recipes.ARMS)
-def test_an_arm_is_row_8_and_one_ingredient(arm):
+def test_an_arm_is_row_8_plus_one_ingredient(arm):
     config = recipes.config_of(recipes.Run(arm, 20, 3), "archive")
     base = recipes.config_of(recipes.Run("row 8", 20, 3), "archive")
     changed = {name for name, _, value in config.options()} & {
@@ -42,7 +42,7 @@ def test_an_arm_is_row_8_and_one_ingredient(arm):
     assert (config.seed, config.train.epochs, config.data.downscale) == (3, 20, 2)
 
 
-def test_runs_that_are_there_are_skipped(tmp_path, monkeypatch, capsys):
+def test_finished_runs_are_skipped(tmp_path, monkeypatch, capsys):
     out, trained = tmp_path / "runs.jsonl", []
     out.write_text(json.dumps(line("row 8", 0, 0.5)) + "\n")
 

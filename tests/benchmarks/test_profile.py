@@ -1,4 +1,4 @@
-"""The profile names a program's operations, and the way back apart."""
+"""The profile names a program's operations, with the backward pass separate."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What is said of a compiled program is what its text says, counted by hand."""
+"""The description of a compiled program, against numbers counted by hand in its text."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ ENTRY %main (a: s32[], b: f32[8,16], c: f32[16]) -> (s32[], f32[8,16], f32[16]) 
 """  # noqa: E501
 
 
-def test_the_data_are_those_of_the_config():
+def test_the_data_are_described_from_the_config():
     config = cifar10.get_config()
     config.data.downscale, config.data.valid_examples = 2, 1000
     info, counts = absent_device.describe_data(config)
@@ -61,7 +61,7 @@ def test_kernels_bytes_and_cycles_by_hand():
     fusion, conv, reduce = program.loop
     assert (fusion.kind, fusion.cycles) == ("fusion:loop_add_fusion", 700)
     assert fusion.layer == "inception3a/conv3x3"
-    assert fusion.bytes == 4 * (4 * 16 + 4 * 16 + 16)  # written, the rows read, the bias
+    assert fusion.bytes == 4 * (4 * 16 + 4 * 16 + 16)  # result written, rows read, bias read
     assert (conv.kind, conv.layer) == ("custom-call:__cudnn$convForward", "fc backward")
     assert conv.bytes == 2 * 2 * 16 + 4 * 4 * 16
     assert reduce.bytes == 2 * 4 * 16
@@ -71,8 +71,8 @@ def test_kernels_bytes_and_cycles_by_hand():
     assert [row["layer"] for row in costliest] == ["inception3a/conv3x3", "fc backward", ""]
 
 
-def test_of_a_condition_the_branch_with_the_work_counts():
-    """As a streamed step has one, which is skipped after an unsound one."""
+def test_the_largest_branch_of_a_conditional_counts():
+    """A streamed step is such a conditional: it is skipped after a step that is not finite."""
 
     def step(x, is_sound):
         return jax.lax.cond(is_sound, lambda x: jnp.tanh(x @ x) @ x, lambda x: x, x)
@@ -82,15 +82,15 @@ def test_of_a_condition_the_branch_with_the_work_counts():
     assert sum(kernel.bytes for kernel in program.entry) >= 5 * 64 * 64 * 4
 
 
-def test_layers_are_read_from_the_names_of_operations():
+def test_layers_are_read_from_operation_names():
     path = "jit(train_steps)/while/body/transpose(jvp(inception4e))/reduce/cond/branch_0_fun/add"
     assert layer_of(path) == "inception4e/reduce backward"
     assert layer_of("jit(train_steps)/while/body/jvp(conv1)/convert_element_type") == "conv1"
     assert layer_of("jit(train_steps)/while/body/reduce_sum") == ""
 
 
-def test_a_program_that_a_compiler_of_today_made():
-    """The form of its text is the compiler's own affair, and changes."""
+def test_a_program_of_the_installed_compiler():
+    """The text format is not stable across compiler versions."""
 
     def steps(x):
         return jax.lax.fori_loop(0, 5, lambda _, x: jnp.tanh(x @ x), x)
@@ -100,7 +100,7 @@ def test_a_program_that_a_compiler_of_today_made():
     assert sum(kernel.bytes for kernel in program.loop) >= 3 * 64 * 64 * 4
 
 
-def test_a_compiler_that_is_not_there_is_one_line(monkeypatch, capsys):
+def test_a_missing_compiler_is_a_one_line_error(monkeypatch, capsys):
     monkeypatch.setitem(targets.COMPILERS, "tpu", ("no_such_package", "tpu"))
     assert programs.main(["--target", "v5e", "--config", "digits"]) == 2
     assert capsys.readouterr().err == "error: TPU v5e: needs pip install 'jax[tpu]'\n"
@@ -109,8 +109,8 @@ def test_a_compiler_that_is_not_there_is_one_line(monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["h100", "v5e"])
 @pytest.mark.parametrize(("devices", "work"), [(1, "training"), (8, "training"), (1, "evaluation")])
-def test_a_small_network_is_compiled_for_devices_that_are_not_here(tmp_path, target, devices, work):
-    """Where libtpu or JAX's CUDA plugin is installed."""
+def test_a_small_network_is_compiled_for_absent_devices(tmp_path, target, devices, work):
+    """Needs libtpu or JAX's CUDA plugin."""
     command = ["--target", target, "--devices", str(devices), "--work", work, "--config", "digits"]
     small = ["--config.model.width_multiplier=0.0625", "--json", str(tmp_path / "found.json")]
     run = subprocess.run(

@@ -1,4 +1,4 @@
-"""The scaling model, by hand."""
+"""The scaling model against hand calculation."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def test_a_step_by_hand():
 
 
 @pytest.mark.parametrize("devices", [2, 8, 1024])
-def test_the_least_batch_for_an_efficiency(devices):
+def test_the_smallest_batch_for_an_efficiency(devices):
     model = (1000.0, 10e9, 5, 20e-6)
     batch = scaling.needed_batch(devices, 0.8, *model)
 

@@ -1,4 +1,4 @@
-"""Kills and faults by the hundred: a run ends as if nothing had happened, or says what is wrong.
+"""Hundreds of kills and faults: a run must recover exactly, or be refused with an error.
 
 See `python -m tests.faults --help`, docs/reliability.md and tests/project/test_faults.py.
 """

@@ -1,10 +1,10 @@
-"""Kills and faults by the hundred, each followed by the same command again.
+"""Injects hundreds of kills and faults into programs, and runs each command again.
 
     python -m tests.faults --kills 200 --faults 200 --jobs 2 --out runs/faults
 
-A case that has ended is a line in the folder; the same command goes on with those that have not.
-Each run must then end equal to the bit to one that nothing disturbed, or be refused in one line
-with nothing touched. Exit status 1: one did something else.
+Each finished case is a line in the output folder; the same command again runs only the rest.
+The second run of a case must be bit-identical to an undisturbed run, or be refused with a
+one-line error and no file changed. Otherwise the exit status is 1.
 """
 
 import argparse
@@ -24,15 +24,15 @@ RIGHT = ("equal", "refused, untouched")
 
 
 def main() -> None:
-    """Runs what is missing, and prints a table."""
+    """Runs the missing cases and prints a table."""
     parser = argparse.ArgumentParser(prog="tests.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
-    parser.add_argument("--out", type=Path, required=True, help="where all is kept")
-    parser.add_argument("--case", help="run this one alone, such as kill-7, and keep its folder")
-    parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel processes")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--case", help="run only this one, such as kill-7, and keep its folder")
+    parser.add_argument("--table", action="store_true", help="print the results, run nothing")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     out = arguments.out.absolute()
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def refuse_other_sources(out: Path) -> None:
-    """Ends a command whose folder was begun with other sources: their runs have other bits."""
+    """Exits if the folder holds results of other sources, whose runs may have other bits."""
     paths = sorted([*ROOT.glob("googlenet_jax/**/*.py"), *ROOT.glob("train/*.py")])
     here = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
     noted = out / "sources"
@@ -70,7 +70,7 @@ def refuse_other_sources(out: Path) -> None:
 
 
 def environment(out: Path) -> dict[str, str]:
-    """Of the lives: programs that are compiled quickly, once for all of them."""
+    """Returns the environment of the programs: fast compilation and a shared cache."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
@@ -83,7 +83,7 @@ def environment(out: Path) -> dict[str, str]:
 
 
 def work(arguments: argparse.Namespace, out: Path, cases: list[str]) -> None:
-    """What one process does: it makes the base, or every n-th case that is missing."""
+    """Makes the undisturbed base run (worker -1), or runs every n-th missing case."""
     from tests.faults import lives
     from tests.faults.cases import FAULTS, KILLS, Base, choose, make_base, run_case
 
@@ -106,7 +106,7 @@ def work(arguments: argparse.Namespace, out: Path, cases: list[str]) -> None:
         started = time.monotonic()
         try:
             outcome = run_case(kind, rng, base, folder)
-        except Exception as error:  # what a run leaves cannot be read, for example
+        except Exception as error:  # for example unreadable files
             outcome = f"{type(error).__name__}: {error}"[:300]
         line = {"case": case, "kind": kind, "outcome": outcome, "seed": arguments.seed}
         line |= {"seconds": round(time.monotonic() - started, 1)}
@@ -119,13 +119,13 @@ def work(arguments: argparse.Namespace, out: Path, cases: list[str]) -> None:
 
 
 def append(path: Path, line: dict) -> None:
-    """Adds a line; one that an earlier process could not end is cut off."""
+    """Appends a line, after removing an incomplete last line."""
     before = path.read_text() if path.exists() else ""
     path.write_text(before[: before.rfind("\n") + 1] + json.dumps(line) + "\n")
 
 
 def lines(out: Path) -> list[dict]:
-    """The cases that have ended."""
+    """Returns the results of the finished cases."""
     files = sorted(out.glob("cases-*.jsonl"))
     whole = [
         line for file in files for line in file.read_text().splitlines(True) if line[-1] == "\n"
@@ -134,7 +134,7 @@ def lines(out: Path) -> list[dict]:
 
 
 def report(out: Path) -> int:
-    """Prints a table of kinds and outcomes; returns the exit status."""
+    """Prints a table of kinds and outcomes and returns the exit status."""
     found = lines(out)
     counts = collections.Counter((line["kind"], line["outcome"]) for line in found)
     print("| what happens | cases | equal to the bit | refused, untouched | wrong |")

@@ -1,4 +1,4 @@
-"""What may befall a run, an export and a report: each case follows from its seed."""
+"""Kills and faults of a run, an export and a report. The seed determines each case."""
 
 import dataclasses
 import json
@@ -40,14 +40,14 @@ FAULTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """What nothing has disturbed.
+    """The results of undisturbed programs.
 
     Attributes:
-      folder: with a finished run ("run") and an export of it ("export").
-      result: of the run.
-      seconds: that the programs live, by name.
-      changes: of files that they make, by name.
-      prediction: what `train.predict` says with the export.
+      folder: Holds a finished run ("run"), its export ("export") and its report ("report").
+      result: `lives.result` of the run.
+      seconds: Duration of each program.
+      changes: Number of file changes that each program makes.
+      prediction: What `train.predict` prints with the export.
     """
 
     folder: Path
@@ -58,7 +58,7 @@ class Base:
 
 
 def make_base(folder: Path) -> Base:
-    """Runs everything once; the second time, as the first one fills the cache of programs."""
+    """Runs every program twice and keeps the second: the first fills the compilation cache."""
     note = folder / "changes"
     seconds, changes = {}, {}
     for _ in range(2):
@@ -94,12 +94,12 @@ def _programs(folder: Path) -> list[tuple[str, list[str], str]]:
 
 
 def choose(kinds: dict[str, int], rng: random.Random) -> str:
-    """A kind, each as often as its share says."""
+    """Draws a kind with probability proportional to its weight."""
     return rng.choices([*kinds], [*kinds.values()])[0]
 
 
 def run_case(kind: str, rng: random.Random, base: Base, folder: Path) -> str:
-    """What came of one case: "equal", "refused, untouched", or what is wrong."""
+    """Runs a case. Returns "equal", "refused, untouched", or what went wrong."""
     if kind in ("an export is killed", "a report is killed"):
         return _kill_other(kind.split()[1], rng, base, folder)
     if kind == "an export is damaged":
@@ -108,7 +108,7 @@ def run_case(kind: str, rng: random.Random, base: Base, folder: Path) -> str:
     again = ("train.main", [*lives.TRAIN, "--workdir", str(workdir)], folder)
     damage = DAMAGES.get(kind)
     if damage:
-        if rng.random() < 0.5:  # a finished run, or one that is not
+        if rng.random() < 0.5:  # half of the runs are finished
             shutil.copytree(base.folder / "run", workdir)
         else:
             live(*again, _kill_at(rng, base, workdir))
@@ -137,7 +137,7 @@ def _kill_at(rng: random.Random, base: Base, workdir: Path) -> Callable[[], None
 
 
 def _disturbed(kind: str, rng: random.Random, base: Base, workdir: Path, again: Any) -> list[Ended]:
-    """The lives that the kind of case disturbs."""
+    """Runs the disturbed programs of a case and returns how they ended."""
     seconds = base.seconds["train.main"]
     if kind == "a run is killed at a moment":
         return [live(*again, meddle=lives.send(rng, seconds, signal.SIGKILL))]
@@ -157,7 +157,7 @@ def _disturbed(kind: str, rng: random.Random, base: Base, workdir: Path, again: 
 
 
 def _kill_other(name: str, rng: random.Random, base: Base, folder: Path) -> str:
-    """An export or a report that is killed is made by the same command, or is there as a whole."""
+    """Kills an export or a report. A second run, if one is needed, must complete it."""
     program, out = f"train.{name}", folder / name
     source = str(base.folder / "run")
     arguments = [*(["--workdir", source] if name == "export" else [source]), "--out", str(out)]
@@ -181,7 +181,7 @@ def _kill_other(name: str, rng: random.Random, base: Base, folder: Path) -> str:
 
 
 def _damage_export(rng: random.Random, base: Base, folder: Path) -> str:
-    """What reads it refuses it, unless what is damaged is for people."""
+    """Damages an export. Reading it must be refused, unless the damaged file is not needed."""
     shutil.copytree(base.folder / "export", folder / "export")
     damage = rng.choice([_truncate, _flip, _delete])
     name = damage(rng, folder / "export")
@@ -193,7 +193,7 @@ def _damage_export(rng: random.Random, base: Base, folder: Path) -> str:
         return "touched"
     if ended.status == 2:
         return "refused, untouched"
-    # The card is for people, and the program for others: without it the weights are whole.
+    # Prediction needs neither the model card nor the exported program.
     is_gone = not (folder / "export" / name).exists()
     is_whole = name == "README.md" or (name == "model.jaxexport" and is_gone)
     said = (folder / "stdout").read_text()

@@ -1,8 +1,8 @@
-"""A program's life in a process of its own, and what may befall it.
+"""Runs programs in forked processes, and injects kills and faults into them.
 
-A process that has imported everything, but has started no thread and no backend, forks itself for
-each life: that saves the seconds of the imports, and PyPI's ckpt-chaos, which kills a program at
-the same boundaries, would have to spend them on every one.
+The parent imports everything but starts no thread and no JAX backend. Forking it for each run
+("life") saves the seconds of the imports, which PyPI's ckpt-chaos, which kills programs at the
+same points, would spend on every run.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from typing import Any
 
 from googlenet_jax.storage import proof
 
-SECONDS = 180.0  # that a life may last
+SECONDS = 180.0  # time limit of a life
 # 4 steps an epoch, 3 epochs, checkpoints at steps 3, 4, 6, 8, 9 and 12.
 TRAIN = [
     *("--config", "digits", "--config.train.batch_size=16", "--config.train.epochs=3"),
@@ -36,7 +36,7 @@ CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncat
 
 
 def prepare() -> None:
-    """Imports what the programs need, once for all lives."""
+    """Imports everything that the programs need."""
     import matplotlib.backends.backend_agg  # noqa: F401
     import orbax.checkpoint  # noqa: F401
     import sklearn.datasets  # noqa: F401
@@ -55,16 +55,16 @@ class Ended:
     """How a life ended.
 
     Attributes:
-      status: of exit; negative for the signal that ended it; None: it had to be stopped.
-      errors: what it printed to stderr.
-      seconds: that it lasted.
+      status: Exit status, minus the number of the signal that ended it, or None after a timeout.
+      errors: What it printed to stderr.
+      seconds: Its duration.
     """
 
     def __init__(self, status: int | None, errors: str, seconds: float):
         self.status, self.errors, self.seconds = status, errors, seconds
 
     def unsound(self) -> str:
-        """What no life may do: hang, or print anything but lines of the programs' own."""
+        """Returns "", or what went wrong: a hang, or unexpected output on stderr."""
         if self.status is None:
             return "hang"
         own = ("error: ", "SIGTERM: ", "SIGINT: ")
@@ -84,14 +84,14 @@ def live(
     disturb: Callable[[], None] | None = None,
     meddle: Callable[[int], None] | None = None,
 ) -> Ended:
-    """Lets `python -m PROGRAM ARGUMENTS` live.
+    """Runs `python -m PROGRAM ARGUMENTS` in a forked process.
 
     Args:
-      program: such as train.main.
-      arguments: of it.
-      folder: where its output goes.
-      disturb: called in the new process, before the program.
-      meddle: called in this process, with the number of the new one.
+      program: For example train.main.
+      arguments: Its command-line arguments.
+      folder: Where its stdout and stderr are written.
+      disturb: Called in the new process, before the program.
+      meddle: Called in this process, with the new process's id.
     """
     started = time.monotonic()
     child = os.fork()
@@ -121,7 +121,7 @@ def live(
 def _be(
     program: str, arguments: list[str], folder: Path, disturb: Callable[[], None] | None
 ) -> None:
-    """Becomes the program; never returns."""
+    """Runs the program and exits; never returns."""
     try:
         for number, name in ((1, "stdout"), (2, "stderr")):
             file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -141,7 +141,7 @@ def _be(
 
 
 def at_changes(folder: Path, act: Callable[[int], None]) -> Callable[[], None]:
-    """Calls `act` before each change of a file in and below a folder, with its number, from 1."""
+    """Calls `act` before each file change below a folder, with the count of changes from 1."""
     count = 0
 
     def watch(event: str, values: tuple[Any, ...]) -> None:
@@ -152,7 +152,7 @@ def at_changes(folder: Path, act: Callable[[int], None]) -> Callable[[], None]:
             return
         path = os.fsdecode(values[0])
         if event != "open" and isinstance(values[-1], int) and values[-1] >= 0:
-            # Within shutil.rmtree: a name in a folder that is open.
+            # shutil.rmtree passes a name and the descriptor of its folder.
             path = os.path.join(os.readlink(f"/proc/self/fd/{values[-1]}"), path)
         if not path.startswith(str(folder)):
             return
@@ -163,13 +163,13 @@ def at_changes(folder: Path, act: Callable[[int], None]) -> Callable[[], None]:
 
 
 def count_changes(folder: Path, note: Path) -> Callable[[], None]:
-    """Notes, in a file that grows by a byte, each change of a file in and below a folder."""
+    """Counts file changes below a folder: each one adds a byte to the file `note`."""
     file = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     return at_changes(folder, lambda _: os.write(file, b"."))
 
 
 def die_at(number: int, folder: Path) -> Callable[[], None]:
-    """SIGKILL before the change of that number."""
+    """Kills the process before the given file change, counted from 1."""
 
     def act(count: int) -> None:
         if count == number:
@@ -179,7 +179,7 @@ def die_at(number: int, folder: Path) -> Callable[[], None]:
 
 
 def refuse_at(number: int, folder: Path, error: int) -> Callable[[], None]:
-    """What a machine does that has no room, no rights or a bad disk: it refuses one change."""
+    """Makes one file change fail, as with a full disk, missing rights or a bad disk."""
 
     def act(count: int) -> None:
         if count == number:
@@ -189,12 +189,12 @@ def refuse_at(number: int, folder: Path, error: int) -> Callable[[], None]:
 
 
 def limit_files(size: int) -> None:
-    """No file may be larger: also for what TensorStore writes."""
+    """Limits the size of files, in bytes; this also affects TensorStore."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 def send(rng: random.Random, seconds: float, *signals: signal.Signals) -> Callable[[int], None]:
-    """Sends signals at a random moment of a life that lasts so long, the next ones soon after."""
+    """Sends the first signal at a random time within `seconds`, the others soon after it."""
 
     def meddle(child: int) -> None:
         time.sleep(rng.random() * seconds)
@@ -207,11 +207,11 @@ def send(rng: random.Random, seconds: float, *signals: signal.Signals) -> Callab
 
 
 def contents(folder: Path) -> str:
-    """The sha256 of all names and files in and below a folder, but for unfinished saves."""
+    """Returns a SHA-256 of all names and files below a folder, without unfinished saves."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if ".orbax-checkpoint-tmp" in str(path):
-            continue  # which the next start clears away
+            continue  # the next start removes it
         total.update(str(path.relative_to(folder)).encode())
         if path.is_file():
             total.update(hashlib.sha256(path.read_bytes()).digest())
@@ -219,11 +219,11 @@ def contents(folder: Path) -> str:
 
 
 def result(workdir: Path, are_all_whole: bool = True) -> str:
-    """All that must be equal to the bit, but for the wall clock, of a run that has ended.
+    """Returns everything in a finished run that must be bit-identical, so without timings.
 
     Args:
-      workdir: of the run.
-      are_all_whole: False where an older checkpoint was damaged, which nobody has read since.
+      workdir: Working directory of the run.
+      are_all_whole: False if an older checkpoint may be damaged; then only the latest is checked.
     """
     latest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
     proven = json.loads((latest / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
@@ -236,11 +236,11 @@ def result(workdir: Path, are_all_whole: bool = True) -> str:
     for step in steps if are_all_whole else [latest.name]:
         folder = workdir / "checkpoints" / step
         if not (folder / proof.SEAL).exists():
-            continue  # killed before that; the digests prove it
+            continue  # killed before sealing; the digests still prove the contents
         sealed = json.loads((folder / proof.SEAL).read_text())
         if any(hashlib.sha256((folder / n).read_bytes()).hexdigest() != sealed[n] for n in sealed):
             return f"checkpoint {step} is not what its seal says"
-    # An older checkpoint may be left, where the clean-up after the last save was killed.
+    # An older checkpoint may remain if the clean-up after the last save was killed.
     return json.dumps([proven["leaves"], timeless, latest.name, (workdir / "curves.png").exists()])
 
 

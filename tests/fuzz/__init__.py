@@ -1,4 +1,4 @@
-"""Thousands of broken inputs for every reader: a right answer or one line, and nothing else.
+"""Thousands of broken inputs for every reader: each gives a right answer or a one-line error.
 
 See `python -m tests.fuzz --help`, docs/reliability.md and tests/project/test_fuzz.py.
 """
@@ -6,4 +6,4 @@ See `python -m tests.fuzz --help`, docs/reliability.md and tests/project/test_fu
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))  # the tests' own modules
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))  # modules shared with the tests

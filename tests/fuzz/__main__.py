@@ -15,16 +15,16 @@ from typing import Any
 from tests.fuzz import child, targets
 
 READY_SECONDS = 600.0  # to import JAX and make samples
-INPUTS_OF_A_CHILD = 2500  # what libraries do not give back would add up
+INPUTS_OF_A_CHILD = 2500  # then a new process, because libraries leak memory
 FAULTS = ("changed unnoticed", "traceback", "slow", "memory", "died", "ran code", "noisy")
 
 
 def main(argv: list[str]) -> int:
-    """Runs what has not been run yet; the exit status is 1 if a reader fails."""
+    """Runs the missing inputs; the exit status is 1 if a reader fails."""
     parser = argparse.ArgumentParser("tests.fuzz", description=__doc__)
-    parser.add_argument("--inputs", type=int, default=10000, help="of each target")
+    parser.add_argument("--inputs", type=int, default=10000, help="inputs per target")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="targets at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="targets run in parallel")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--target", action="append", choices=[*targets.TARGETS, "itself"])
     parser.add_argument("--only", type=int, help="run one input of one target again, and show it")
@@ -48,12 +48,12 @@ def main(argv: list[str]) -> int:
 
 
 def results_file(out: Path, name: str, seed: int) -> Path:
-    """Where the results of a target stand."""
+    """Returns the path of a target's results."""
     return out / f"{name}-{seed}.jsonl"
 
 
 def results(out: Path, name: str, seed: int) -> dict[int, dict[str, Any]]:
-    """What is known, by the number of the input."""
+    """Returns the known results by input number."""
     path = results_file(out, name, seed)
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     # The last line of a run that was killed may be cut short.
@@ -62,7 +62,7 @@ def results(out: Path, name: str, seed: int) -> dict[int, dict[str, Any]]:
 
 
 def run(name: str, out: Path, seed: int, indices: Sequence[int]) -> str:
-    """Runs those inputs of a target whose results are not known yet."""
+    """Runs the inputs of a target that have no result yet."""
     known = results(out, name, seed)
     left = [index for index in indices if index not in known]
     path = results_file(out, name, seed)
@@ -82,11 +82,11 @@ def run(name: str, out: Path, seed: int, indices: Sequence[int]) -> str:
 
 
 def read(name: str, out: Path, seed: int, indices: list[int]) -> Iterator[dict[str, Any]]:
-    """A child's answers; if it dies, one more about the input that it died of."""
+    """Yields a child process's answers; if it dies, also one for the input that killed it."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "MALLOC_ARENA_MAX": "2",  # else each thread takes 64 MB of addresses, which are limited
+        "MALLOC_ARENA_MAX": "2",  # each thread's arena takes 64 MB of the limited address space
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "HOME": str(out / "work"),
         "XDG_CACHE_HOME": str(out / "work" / "cache"),
@@ -132,7 +132,7 @@ def read(name: str, out: Path, seed: int, indices: list[int]) -> Iterator[dict[s
 
 
 def table(rows: dict[str, dict[int, dict[str, Any]]]) -> str:
-    """The results as Markdown, and each kind of fault with the number of an input that shows it."""
+    """Returns the results as Markdown, and for each kind of fault an input that shows it."""
     kinds = [*child.FINE, *FAULTS]
     lines = [
         f"| target | inputs | {' | '.join(kinds)} | ms an input |",

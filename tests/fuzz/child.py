@@ -1,7 +1,6 @@
-"""The process in which inputs are read: `python -m tests.fuzz.child TARGET OUT SEED`.
+"""Reads inputs in a process of its own: `python -m tests.fuzz.child TARGET OUT SEED`.
 
-It reads the numbers of its inputs from stdin, and prints a line of JSON once it is ready and one
-for each input.
+The input numbers come from stdin. It prints one line of JSON when it is ready, and one per input.
 """
 
 import contextlib
@@ -23,11 +22,11 @@ from googlenet_jax.errors import UserError, one_line, printable
 from tests.fuzz import mutate, targets
 from train import console
 
-SECONDS = 5.0  # of CPU time, so that other programs on the machine do not count
+SECONDS = 5.0  # of CPU time, which does not depend on the load of the machine
 WALL_SECONDS = 10.0
-BYTES = 2**30  # that one input may take
+BYTES = 2**30  # memory limit of one input
 FINE = ("refused", "same", "changed")
-FAILED = 70  # exit status, if the fuzzer itself does
+FAILED = 70  # exit status if the fuzzer itself fails
 ROOT = Path(__file__).parents[2]
 OURS = tuple(str(ROOT / name) + os.sep for name in ("googlenet_jax", "train", "tests"))
 
@@ -36,13 +35,13 @@ _harm: list[str] = []
 
 
 def watch(event: str, arguments: tuple[Any, ...]) -> None:
-    """Notes what no reader of data has to do."""
+    """Audit hook: records actions that no reader of data needs."""
     if event in HARM:
         _harm.append(f"{event} {str(arguments)[:100]}")
 
 
 class Importer:
-    """Notes that a module is looked for whose name stands in an input alone."""
+    """Records imports of modules that only an input names."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> None:
         """Finds nothing."""
@@ -51,16 +50,16 @@ class Importer:
 
 
 class SlowError(BaseException):
-    """The input took too long; no `except Exception` swallows it."""
+    """The input took too long. `except Exception` does not catch it."""
 
 
 def too_slow(number: int, frame: Any) -> None:
-    """Handles the alarm."""
+    """Signal handler of the time limits."""
     raise SlowError
 
 
 def samples(name: str, out: Path) -> dict[str, dict[str, bytes]]:
-    """The files of each sample of a target, by name; made if they are not there."""
+    """Returns the files of each sample of a target; makes the samples if missing."""
     folder = out / "samples" / name
     if not folder.exists():
         new = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -79,7 +78,7 @@ def samples(name: str, out: Path) -> dict[str, dict[str, bytes]]:
 def choose(
     name: str, seed: int, index: int, found: dict[str, dict[str, bytes]]
 ) -> tuple[str, str, bytes | str]:
-    """A sample, one of its files, and the file's new content or what stands in its place."""
+    """Returns a sample, one of its files, and its new content or the kind of its replacement."""
     target, rng = targets.find(name), random.Random(f"{seed} {name} {index}")
     sample = rng.choice(list(found))
     mutations = {file: mutation_of(target, file) for file in found[sample]}
@@ -90,7 +89,7 @@ def choose(
 
 
 def mutation_of(target: targets.Target, name: str) -> mutate.Mutation | None:
-    """What changes a file of that name."""
+    """Returns the mutation for a file of that name, or None."""
     for part, mutation in target.mutations.items():
         if name.endswith(part) or (part.endswith("/") and part in f"/{name}"):
             return mutation
@@ -98,7 +97,7 @@ def mutation_of(target: targets.Target, name: str) -> mutate.Mutation | None:
 
 
 def place(path: Path, content: bytes | str) -> None:
-    """Puts a file, or something that is none, where a file was."""
+    """Replaces a file by new content, or by something that is not a regular file."""
     remove(path)
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -115,7 +114,7 @@ def place(path: Path, content: bytes | str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Whatever it is."""
+    """Removes a file, link or folder."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -124,9 +123,9 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def limits() -> Iterator[None]:
-    """Ends what takes too long, and refuses memory beyond what the process has by now.
+    """Limits the time, and the memory beyond what the process has now.
 
-    It is addresses that are counted, so that nothing is filled before it is refused.
+    The limit is on address space, so an allocation fails before any memory is filled.
     """
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -142,15 +141,15 @@ def limits() -> Iterator[None]:
 
 
 def outcome(target: targets.Target, folder: Path, same: str | None) -> tuple[str, str]:
-    """What comes of reading a sample, and more about it.
+    """Reads a sample and returns the kind of outcome and a detail.
 
     Args:
-      target: of the sample.
-      folder: of the sample.
-      same: what the whole sample says; None where it is being asked.
+      target: The sample's target.
+      folder: The sample's folder.
+      same: The answer for the undamaged sample; None to find it out.
     """
     try:
-        # What reads the first time loads libraries.
+        # The first read also loads libraries, so it has no limits.
         with limits() if same is not None else contextlib.nullcontext():
             found = repr(target.read(folder))
     except SlowError:
@@ -175,11 +174,11 @@ def outcome(target: targets.Target, folder: Path, same: str | None) -> tuple[str
 
 
 def main(name: str, out: Path, seed: int) -> None:
-    """Reads the inputs whose numbers stdin names."""
+    """Reads the inputs whose numbers are on stdin."""
     indices = json.loads(sys.stdin.read())
     answers, complaints = os.fdopen(os.dup(1), "w"), os.dup(2)
     work = out / "work" / f"{name}.{os.getpid()}"
-    # What readers print would be lines between those of the programs.
+    # Readers must not print between the lines of the answers.
     with Path(f"{work}.printed").open("wb+") as printed:
         for stream in (1, 2):
             os.dup2(printed.fileno(), stream)
@@ -192,7 +191,7 @@ def main(name: str, out: Path, seed: int) -> None:
                 answers.write(json.dumps(answer) + "\n")
                 answers.flush()
                 if "ready" in answer:
-                    gc.freeze()  # where a reader collects garbage, the libraries' is not looked at
+                    gc.freeze()  # a collection then skips the libraries' objects
         except Exception:
             os.dup2(complaints, 2)
             traceback.print_exc()
@@ -204,7 +203,7 @@ def main(name: str, out: Path, seed: int) -> None:
 def answer_all(
     name: str, out: Path, work: Path, seed: int, indices: list[int], printed: int
 ) -> Iterator[dict[str, Any]]:
-    """Yields once the samples are there, and an answer for each input."""
+    """Yields {"ready": ...} after making the samples, then an answer for each input."""
     target = targets.find(name)
     found = samples(name, out)
     shutil.copytree(out / "samples" / name, work)
@@ -250,7 +249,7 @@ def answer_all(
 
 
 def keep(out: Path, name: str, sample: str, file: str, content: bytes | str) -> dict[str, str]:
-    """Keeps what broke a reader, and says what it is."""
+    """Saves an input that broke a reader, and returns its sample and file."""
     (out / "findings").mkdir(exist_ok=True)
     if isinstance(content, bytes):
         (out / "findings" / name).write_bytes(content)

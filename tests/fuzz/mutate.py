@@ -1,6 +1,6 @@
-"""How an input is broken: by its bytes, or by what it is made of.
+"""Mutations of inputs: of their bytes, or of their structure.
 
-Each mutation takes a generator and a file's content, and returns another content.
+Each mutation takes a random generator and a file's content, and returns the new content.
 """
 
 import gzip
@@ -22,7 +22,7 @@ CALLED: list[bool] = []
 
 
 def call_me() -> None:
-    """What the hostile pickles below would call, if a reader let them."""
+    """The hostile pickles below call this if a reader lets them."""
     CALLED.append(True)
 
 
@@ -50,7 +50,7 @@ FRAGMENTS = [
 
 
 def damage(rng: random.Random, content: bytes) -> bytes:
-    """One to four changes of bytes anywhere."""
+    """Makes one, two or four changes of bytes at random places."""
     for _ in range(rng.choice([1, 1, 2, 4])):
         at, size = rng.randrange(len(content) + 1), rng.choice([1, 1, 2, 4, 8, 64])
         new = rng.choice(
@@ -79,7 +79,7 @@ def damage(rng: random.Random, content: bytes) -> bytes:
 
 
 def number(rng: random.Random) -> bytes:
-    """A number that is a limit somewhere, in some width and order."""
+    """Returns a boundary value in a random width and byte order."""
     value, width = rng.choice(NUMBERS), rng.choice([1, 2, 4, 8])
     return (value % 256**width).to_bytes(width, rng.choice(["little", "big"]))
 
@@ -121,7 +121,7 @@ TEXTS = [
 
 
 def change_value(rng: random.Random, value: Any) -> Any:
-    """One node of a JSON value becomes something else, goes away, moves or is doubled."""
+    """Replaces, removes, wraps, renames, copies or changes one node of a JSON value."""
     places = list(_places(value))
     if not places:
         return rng.choice(JUNK)
@@ -152,7 +152,7 @@ def change_value(rng: random.Random, value: Any) -> Any:
 
 
 def _places(value: Any) -> Any:
-    """(holder, key) of each node below a JSON value."""
+    """Yields (holder, key) for each node below a JSON value."""
     for key in list(value) if isinstance(value, dict) else range(len(value)):
         yield value, key
         if isinstance(value[key], dict | list):
@@ -160,7 +160,7 @@ def _places(value: Any) -> Any:
 
 
 def change_json(rng: random.Random, content: bytes) -> bytes:
-    """JSON with other values, or text that is hardly JSON; of lines of JSON, one of them."""
+    """Changes values of JSON, or its text. For lines of JSON, changes one line."""
     lines = content.splitlines()
     if len(lines) > 1 and lines[0].endswith(b"}"):  # metrics.jsonl
         at = rng.randrange(len(lines))
@@ -176,13 +176,13 @@ def change_json(rng: random.Random, content: bytes) -> bytes:
             if not isinstance(value, dict | list):
                 break
             value = change_value(rng, value)
-        # Without this, a lone surrogate could not be written down.
+        # json.dumps escapes lone surrogates, so that they can be encoded.
         return json.dumps(value, indent=rng.choice([None, 2])).encode()
     return change_text(rng, json.dumps(value)).encode("utf-8", "surrogatepass")
 
 
 def change_module(rng: random.Random, content: bytes) -> bytes:
-    """Another module in one of the names of JSON, which the reader must not import."""
+    """Replaces one class name in JSON by fuzz_evil.X, which a reader must not import."""
     names = [at.span(1) for at in re.finditer(rb': *"([a-z_]+[.][a-zA-Z_.]+)"', content)]
     if not names:
         return change_json(rng, content)
@@ -191,7 +191,7 @@ def change_module(rng: random.Random, content: bytes) -> bytes:
 
 
 def change_text(rng: random.Random, text: str) -> str:
-    """What no serializer writes: keys twice, numbers without end, brackets without end."""
+    """Inserts what no serializer writes: duplicate keys, huge numbers, endless brackets."""
     marks = [at for at, c in enumerate(text) if c in "{}[],:"] or [0]
     at = rng.choice(marks)
     if rng.random() < 0.4 and (keys := [part for part in text.split('"')[1::2] if part]):
@@ -204,7 +204,7 @@ def change_text(rng: random.Random, text: str) -> str:
 # Pickles
 
 
-# Each leaves the stack as it was, so that the rest of the pickle still means something.
+# Each leaves the stack as it was, so that the rest of the pickle stays valid.
 HARMLESS = [
     b"K\x01q\x7f" + b"h\x7f\x86q\x7f" * 40 + b"0",  # shared pairs: 2^40 leaves to print or hash
     b"}K\x01q\x7f" + b"h\x7f\x86q\x7f" * 40 + b"K\x01s0",  # the same as a key
@@ -220,7 +220,7 @@ HOSTILE = [
     b"cnumpy\nndarray\n)Rb",
     b"c__builtin__\nbytes\nJ\xff\xff\xff\x7f\x85R0",  # 2 GB of zeros
     b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00hextR0",
-    b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",  # 2^63 bytes follow
+    b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",  # 2^63 - 1 bytes follow
     b"r\xff\xff\xff\xff",  # to place 2^32 of the memo
     b"\x96\xff\xff\xff\xff\xff\x00\x00\x00",  # a byte array of a terabyte
     b"(" * 2000,
@@ -240,7 +240,7 @@ PUSHES = [
 
 
 def change_pickle(rng: random.Random, content: bytes) -> bytes:
-    """Some opcodes go, come, change places or get another argument; of several pickles in a row."""
+    """Removes, inserts, swaps or changes opcodes; a file may hold several pickles."""
     if rng.random() < 0.3:
         return damage(rng, content)
     pieces = opcodes(content)
@@ -268,14 +268,14 @@ def change_pickle(rng: random.Random, content: bytes) -> bytes:
 
 
 def opcodes(content: bytes) -> list[bytes]:
-    """The opcodes with their arguments, one after the other; what follows the pickles is one."""
+    """Splits pickles into opcodes with their arguments; any trailing bytes join the last one."""
     file, starts = io.BytesIO(content), []
     try:
         while file.tell() < len(content):
             starts += [
                 position for _, _, position in pickletools.genops(file) if position is not None
             ]
-    except (ValueError, UnicodeDecodeError):  # the bytes of the arrays
+    except (ValueError, UnicodeDecodeError):  # raw array bytes follow the pickles
         pass
     ends = [*starts[1:], len(content)]
     return [content[start:end] for start, end in zip(starts, ends, strict=True)]
@@ -285,7 +285,7 @@ def opcodes(content: bytes) -> list[bytes]:
 
 
 def inside_gzip(mutation: Mutation) -> Mutation:
-    """Changes what is packed, with gzip's checksum as its writer would have it."""
+    """Changes the unpacked content; gzip's checksum stays valid."""
 
     def change(rng: random.Random, content: bytes) -> bytes:
         return gzip.compress(mutation(rng, gzip.decompress(content)), 1, mtime=0)
@@ -294,7 +294,7 @@ def inside_gzip(mutation: Mutation) -> Mutation:
 
 
 def inside_tar(mutation: Mutation) -> Mutation:
-    """Changes the content of one member of a tar, whose sizes and sums stay right."""
+    """Changes one member of a tar archive; sizes and checksums stay valid."""
 
     def change(rng: random.Random, content: bytes) -> bytes:
         file = io.BytesIO()
@@ -322,7 +322,7 @@ def inside_tar(mutation: Mutation) -> Mutation:
 
 
 def inside_zip(mutations: dict[str, Mutation]) -> Mutation:
-    """Changes one record of a zip archive, by the end of its name; its sums stay right."""
+    """Changes one record of a zip archive, chosen by the end of its name; checksums stay valid."""
 
     def change(rng: random.Random, content: bytes) -> bytes:
         file = io.BytesIO()
@@ -347,7 +347,7 @@ def inside_zip(mutations: dict[str, Mutation]) -> Mutation:
 
 
 def header(mutation: Mutation) -> Mutation:
-    """Changes the JSON at the head of a safetensors file, and keeps the number of its bytes."""
+    """Changes the JSON header of a safetensors file; its length field stays valid."""
 
     def change(rng: random.Random, content: bytes) -> bytes:
         (size,) = struct.unpack("<Q", content[:8])
@@ -358,7 +358,7 @@ def header(mutation: Mutation) -> Mutation:
 
 
 def change_png(rng: random.Random, content: bytes) -> bytes:
-    """Changes chunks of a PNG, whose checksums stay right."""
+    """Changes one chunk of a PNG; checksums stay valid."""
     if not content.startswith(b"\x89PNG"):
         return damage(rng, content)
     chunks, at = [], 8
@@ -394,7 +394,7 @@ WORDS = [
 
 
 def change_python(rng: random.Random, content: bytes) -> bytes:
-    """A config file with other values, names and lines; it is run, so none is put in that harms."""
+    """Changes values, names and lines of a config file; it is run, so nothing harmful is added."""
     if rng.random() < 0.3:
         return damage(rng, content)
     lines = content.decode().splitlines()
@@ -444,7 +444,7 @@ def change_python(rng: random.Random, content: bytes) -> bytes:
 
 
 def change_arguments(rng: random.Random, content: bytes) -> bytes:
-    """Other arguments of a command line, as JSON."""
+    """Changes the arguments of a command line, stored as JSON."""
     arguments = json.loads(content)
     for _ in range(rng.choice([1, 1, 2, 3])):
         at = rng.randrange(len(arguments) + 1)

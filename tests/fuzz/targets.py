@@ -1,7 +1,7 @@
-"""What is fuzzed: samples of each form of input, what changes them, and the reader of them.
+"""The fuzzed forms of input: how to make samples, mutate them and read them.
 
-A sample is a folder, and one of its files is changed at a time. A reader answers with something
-whose `repr` says all that it has read.
+A sample is a folder, of which one file at a time is changed. The `repr` of what a reader returns
+must describe everything it read.
 """
 
 import contextlib
@@ -30,14 +30,14 @@ class Target:
     """A form of input.
 
     Attributes:
-      make: writes samples, each in a folder of its own.
-      mutations: by the end of the file's name, relative to the sample.
-      read: as the programs do, what is in a sample.
-      forge: brings what proves the files up to date, as somebody would who means harm; returns
-        the names of the files that it has written.
-      is_proven: a digest stands with it, so that no change may go unnoticed.
-      runs_code: it is a program, and does what it likes.
-      is_file: a reader opens it, so that it may be a pipe, a folder or not there.
+      make: Writes the samples, each in its own folder.
+      mutations: Mutations by the end of the file's path within the sample.
+      read: Reads a sample as the programs do.
+      forge: Updates digests and seals after a change, as an attacker would; returns the names
+        of the files that it wrote.
+      is_proven: True if a digest protects the files, so that every change must be noticed.
+      runs_code: True if the input is a program, which may do anything.
+      is_file: True if a reader opens the path, which may then be a pipe, a folder or missing.
     """
 
     make: Callable[[Path], None]
@@ -55,7 +55,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def sum_of(values: Mapping[str, Any]) -> str:
-    """Stands for arrays by name."""
+    """Returns a SHA-256 of named arrays."""
     found = hashlib.sha256()
     for name, value in sorted(values.items()):
         value = np.asarray(value)
@@ -64,7 +64,7 @@ def sum_of(values: Mapping[str, Any]) -> str:
 
 
 def either(*mutations: Mutation) -> Mutation:
-    """One of some mutations."""
+    """Applies one of the mutations, chosen at random."""
     return lambda rng, content: rng.choice(mutations)(rng, content)
 
 
@@ -151,7 +151,7 @@ def make_prepared(folder: Path) -> None:
         [found] = prepared.rglob("dataset_info.json")
         shutil.move(found.parent, folder / name)
         shutil.rmtree(prepared)
-    # As sets of one size say it, which need no stream.
+    # With a fixed image size: such sets need no stream.
     features = folder / "whole" / "features.json"
     values = json.loads(features.read_text())
     values["featuresDict"]["features"]["image"]["image"]["shape"]["dimensions"] = [*"883"]
@@ -205,7 +205,7 @@ def make_pictures(folder: Path) -> None:
 
 
 def turned() -> Image.Exif:
-    """EXIF that says: turn me."""
+    """Returns EXIF data that asks for a rotation."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif
@@ -233,7 +233,7 @@ def png_with_text() -> bytes:
 
 
 def remember_shapes() -> None:
-    """Traces each network once: what is fuzzed is what comes before and behind."""
+    """Caches traced networks, because only the code before and after tracing is fuzzed."""
     from googlenet_jax.storage import loading
 
     if hasattr(loading.abstract_state, "cache_clear"):
@@ -253,7 +253,7 @@ def remember_shapes() -> None:
 
 @functools.cache
 def torch_tensors() -> dict[str, np.ndarray]:
-    """A state dict of the smallest GoogLeNet in the article's names."""
+    """Returns a state dict of the narrowest GoogLeNet, with the article's names."""
     import jax
 
     from googlenet_jax.config import Config, ModelConfig
@@ -271,7 +271,7 @@ def torch_tensors() -> dict[str, np.ndarray]:
 
 
 def read_torch(folder: Path) -> Any:
-    """As `train.import_torch`, up to what it would write."""
+    """Does what `train.import_torch` does, but writes nothing."""
     from googlenet_jax.storage import loading, torch_weights
     from train import flags
 
@@ -361,7 +361,7 @@ UNFIT = (OSError, AttributeError, LookupError, RecursionError, TypeError, ValueE
 
 
 def forge_export(folder: Path) -> list[str]:
-    """Sums as they would be, had the files always been so."""
+    """Recomputes the digests for the changed files."""
     from googlenet_jax.storage import export
     from googlenet_jax.storage.proof import canonical, digest
 
@@ -392,12 +392,12 @@ def tiny_state() -> Any:
 
 @contextlib.contextmanager
 def tiny_network() -> Iterator[Any]:
-    """The network of every config is `tiny`'s, of a few arrays."""
+    """Replaces the network of every config by `tiny`'s."""
     import jax
 
     from googlenet_jax.storage import loading
 
-    loading.PAUSE_SECONDS = 0.0  # what is damaged stays so
+    loading.PAUSE_SECONDS = 0.0  # waiting does not repair damage
     before = loading.abstract_state
     shapes = jax.eval_shape(tiny_state)
     loading.abstract_state = lambda config, info: shapes
@@ -454,7 +454,7 @@ def read_run(folder: Path) -> Any:
 
 
 def forge_run(folder: Path) -> list[str]:
-    """The record's digest and the seal as they would be, had the files always been so."""
+    """Recomputes the record's digest and the seal for the changed files."""
     from googlenet_jax.storage import proof
 
     checkpoints = folder / "checkpoints"
@@ -487,7 +487,7 @@ def read_run_json(folder: Path) -> Any:
 
 @contextlib.contextmanager
 def proven_record(folder: Path) -> Iterator[None]:
-    """The checkpoints are known to be whole: opening them would take most of the time."""
+    """Skips opening the checkpoints, which are undamaged here and slow to open."""
     from googlenet_jax.report import runs
 
     before = runs.read_checkpoints
@@ -549,10 +549,8 @@ def read_overrides(folder: Path) -> Any:
     return place, flags.parse(rest)
 
 
-# The fuzzer itself
+# The fuzzer itself: a reader that does everything a reader must not do
 
-
-"""A reader that does all that none should do."""
 
 KINDS = (
     *("same", "changed", "refused", "traceback", "slow", "hung", "memory", "died", "noisy"),
@@ -597,7 +595,7 @@ def read_itself(folder: Path) -> Any:
 
 
 def hang_in_c() -> None:
-    """No handler of a signal runs before it ends, which it never does."""
+    """Blocks the signals of the time limits, so that only the watchdog can end it."""
     import signal
 
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM, signal.SIGPROF])
@@ -612,7 +610,7 @@ EXPORTED = {
     "config.json": mutate.change_json,
     "model.safetensors": either(mutate.damage, mutate.header(mutate.change_json)),
 }
-# The slowest ones first, so that no job is left with one of them at the end.
+# The slowest first, so that no job ends with one of them.
 TARGETS = {
     "checkpoints": Target(
         make_run,

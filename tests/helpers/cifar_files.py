@@ -1,4 +1,8 @@
-"""Small CIFAR files in the layouts that their authors describe, for the tests."""
+"""Small CIFAR files in the official layouts.
+
+In CIFAR-10's binary form an image is one byte for the label, then 1,024 bytes each of red, green
+and blue, row by row.
+"""
 
 import gzip
 import io
@@ -6,9 +10,6 @@ import pickle
 import tarfile
 
 import numpy as np
-
-# CIFAR-10 in the layout that its authors describe: of each image a byte for the label, then
-# 1,024 of red, of green, of blue, row by row.
 
 NAMES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
 
@@ -28,7 +29,7 @@ def random_members(records=3):
 
 
 def random_cifar100():
-    """The members of both forms, and the images and fine labels of each split."""
+    """Returns the binary files, the Python files, and each split's images and fine labels."""
     rng = np.random.default_rng(0)
     binary, python, expected = {}, {}, {}
     for name, size in (("train", 7), ("test", 3)):
@@ -60,7 +61,7 @@ def write_archive(path, members):
 
 
 def as_pickles(members, protocol=2):
-    """The binary form's members, turned into the Python form's."""
+    """Turns files of the binary form into files of the Python form."""
     batches = {}
     for name, content in members.items():
         rows = np.frombuffer(content, np.uint8).reshape(-1, 3073)
@@ -75,7 +76,7 @@ def as_pickles(members, protocol=2):
 
 
 def as_python_2(content, label_key="labels"):
-    """A batch as Python 2 pickled the official ones: strings of bytes, and none of Unicode."""
+    """Pickles a batch as Python 2 did for the official files, with byte strings only."""
     rows = np.frombuffer(content, np.uint8).reshape(-1, 3073)
 
     def text(value):

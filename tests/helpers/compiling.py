@@ -1,4 +1,4 @@
-"""How programs are compiled, where it matters to a test."""
+"""Compiler settings for tests."""
 
 import contextlib
 import os
@@ -12,13 +12,13 @@ FLAG = "jax_disable_most_optimizations"
 
 
 def environment() -> dict[str, str]:
-    """That of a program which is this clone's, whatever is installed, and compiles quickly."""
+    """Returns an environment for programs of this clone that compile quickly."""
     return os.environ | {FLAG.upper(): "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 @contextlib.contextmanager
 def quickly() -> Iterator[None]:
-    """XLA compiles without most of its optimisations: for programs that run a few steps only."""
+    """Turns off most of XLA's optimisations, for programs that run only a few steps."""
     before = jax.config.read(FLAG)
     jax.config.update(FLAG, True)
     try:
@@ -28,10 +28,10 @@ def quickly() -> Iterator[None]:
 
 
 def with_all_emitters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`lower(...).compile()` takes XLA's newer emitters, which conftest.py does without.
+    """Makes `lower(...).compile()` use XLA's newer emitters, which conftest.py turns off.
 
-    For tests that ask two programs for the same bits: without those emitters it depends on the
-    program where a product and a sum are rounded once.
+    For tests that need the same bits from two programs: without those emitters it depends on the
+    program which products and sums are fused into one rounding.
     """
     compile_ = jax.stages.Lowered.compile
     options = {"xla_cpu_use_fusion_emitters": True}

@@ -1,7 +1,7 @@
-"""Object stores on the loopback that speak the interfaces of Google's and of Amazon's.
+"""Local emulators of Google Cloud Storage and Amazon S3.
 
-Prints the environment variables by which a client finds them, as JSON, once each has a bucket named
-`bucket`; ends with its standard input.
+Creates a bucket named `bucket` in each, prints the environment variables that clients need as JSON,
+and runs until its standard input is closed.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from email.parser import BytesParser
 
 @contextlib.contextmanager
 def running(log) -> Iterator[dict[str, str]]:
-    """The stores in a process of their own: they write to stderr. Yields the variables."""
+    """Runs the stores in a subprocess with stderr in `log`; yields the environment variables."""
     command = [sys.executable, __file__]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True) as process:
@@ -28,10 +28,10 @@ def running(log) -> Iterator[dict[str, str]]:
 
 
 class Parser(BytesParser):
-    """Keeps a content's last carriage return.
+    """Keeps a carriage return at the end of an upload.
 
-    The emulator parses an upload as an e-mail. gcsfs ends the content with a line feed, and the two
-    together would be taken for the line break before the boundary.
+    The emulator parses an upload as an e-mail. gcsfs adds a line feed to the content, and both
+    characters together would be taken for the line break before the boundary.
     """
 
     def parsebytes(self, text: bytes, headersonly: bool = False) -> Message:
@@ -57,7 +57,7 @@ def main() -> None:
     urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT"))
     variables = {
         "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks Google itself about the bucket
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it would ask Google about the bucket
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "any",
         "AWS_SECRET_ACCESS_KEY": "any",

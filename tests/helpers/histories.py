@@ -1,4 +1,4 @@
-"""Lines of a run's history, made up, and the scalars that TensorBoard has of them."""
+"""Made-up history entries, and a reader of TensorBoard scalars."""
 
 import struct
 
@@ -22,10 +22,9 @@ def evaluated(epoch, accuracy, loss, split="test"):
 
 
 def read_scalars(folder):
-    """(name, epoch, value) of every scalar, read without TensorBoard.
+    """Returns (name, epoch, value) of every scalar, read without TensorBoard.
 
-    A file is a sequence of records: 8 bytes of payload length, 4 of checksum, the payload, 4 of
-    checksum.
+    A record is 8 bytes of payload length, 4 of checksum, the payload, and 4 of checksum.
     """
     found = []
     for path in folder.glob("events.out.tfevents.*"):

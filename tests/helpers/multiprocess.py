@@ -1,4 +1,4 @@
-"""Runs of several processes with several devices each, on one machine."""
+"""Runs several processes with several devices each on one machine."""
 
 import socket
 import subprocess
@@ -10,7 +10,7 @@ import compiling
 
 HELPERS = Path(__file__).parent
 # 8 steps per epoch, one per call, so that signals arrive during training. The network is small
-# because in the first step JAX connects CPU processes anew for each all-reduce, half a second each.
+# because in the first step JAX needs half a second per all-reduce to connect CPU processes.
 ARGUMENTS = [
     *("--config", "digits", "--config.model.name=preact_resnet", "--config.model.depth=11"),
     *("--config.train.batch_size=16", "--config.data.max_train_examples=128"),
@@ -27,7 +27,7 @@ class Topology(NamedTuple):
 
 
 def start(topology, output, *commands, **variables):
-    """Starts a run; process i runs command i, or the last one, and writes to `output`.i."""
+    """Starts a run; process i runs command i, or the last command, and writes to `output`.i."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
@@ -54,7 +54,7 @@ def start(topology, output, *commands, **variables):
 
 
 def finish(processes, timeout=240):
-    """Waits for the processes; returns their exit statuses."""
+    """Waits for the processes and returns their exit statuses."""
     try:
         return [process.wait(timeout) for process in processes]
     finally:
@@ -63,5 +63,5 @@ def finish(processes, timeout=240):
 
 
 def killed(name, steps):
-    """The command of a process that gets a signal after so many steps."""
+    """Returns the command of a process that signals itself after some steps."""
     return [str(HELPERS / "kill_at.py"), name, "train.epoch:check_finite", "after", str(steps)]

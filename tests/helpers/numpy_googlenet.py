@@ -1,4 +1,4 @@
-"""Pure NumPy float64 golden for one training step of the CIFAR GoogLeNet with BatchNorm.
+"""NumPy float64 reference for one training step of the CIFAR GoogLeNet with BatchNorm.
 
 Written from the network's description only, with a hand-derived backward pass, so that it shares
 no code and no automatic differentiation with the implementation it is compared against.
@@ -21,7 +21,7 @@ LAYERS = (
 BRANCHES = (("conv1x1",), ("reduce3x3", "conv3x3"), ("reduce5x5", "conv5x5"), ("pool_proj",))
 POOLED_BRANCH = 3  # this branch sees the max-pooled input
 BN_EPSILON = 1e-5
-BN_KEEP = 0.9  # share of the old running value that is kept
+BN_KEEP = 0.9  # fraction of the old running value that is kept
 
 # (window, stride, padding). Padding with -inf, one at the high end of a 3x3 stride-2 pool keeps
 # the last partial window for even sizes and adds no window for odd sizes: this is ceil mode.

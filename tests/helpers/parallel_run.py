@@ -1,4 +1,4 @@
-"""Takes training steps on all devices there are, and writes down what they did.
+"""Takes training steps on all devices and writes their results to OUT.npz and OUT.json.
 
 usage: parallel_run.py OUT NETWORK [the cluster flags of train.main]
 """
@@ -22,7 +22,7 @@ BATCH_SIZE = 64
 
 
 def collectives(program: str) -> list[tuple[str, list[int]]]:
-    """The collective operations of a compiled program, with the sizes of their results."""
+    """Returns a compiled program's collective operations and the sizes of their results."""
     found = []
     for shape, kind in re.findall(
         r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-[a-z]+)(?:-start)?\(",
@@ -42,7 +42,7 @@ def main(out: str, network: str) -> None:
         config.model.name, config.model.depth = "preact_resnet", 11
     if network == "every ingredient":
         recipe.add_ingredients(config)
-    config.optimizer.learning_rate = 1e-4  # at 0.1 the order of a sum decides where a run goes
+    config.optimizer.learning_rate = 1e-4  # at 0.1 runs diverge with the order of sums
     dataset = data.load(config.data, 0).on_devices(mesh)
     train, info = dataset.splits[Split.TRAIN], dataset.info
     keys = parallel.replicate(tuple(jax.random.split(jax.random.key(0), 3)), mesh)
@@ -82,7 +82,7 @@ def main(out: str, network: str) -> None:
     for name, number in (("one", 1), ("twenty", 19)):
         train_state = program(train_state, train, order, np.int32(number), keys[2], hyperparameters)
         found[name] = float(train_state.report.loss)
-        # After one step, momentum is the gradient with the decay of the weights.
+        # After one step the momentum is the gradient plus the weight decay.
         for kind in ("params", "opt_state", "batch_stats", "average"):
             leaves = map(np.asarray, jax.tree.leaves(getattr(train_state, kind)))
             arrays[f"{name} {kind}"] = np.concatenate(

@@ -1,11 +1,11 @@
-"""This project's networks against PyTorch ones that share no code with them: the measurements.
+"""Measures the differences between this project's networks and independent PyTorch ones.
 
     python tests/helpers/parity.py                    prints the relative differences
-    python tests/helpers/parity.py --write-goldens    and keeps what PyTorch found, for others
+    python tests/helpers/parity.py --write-goldens    also saves PyTorch's results
 
-Both sides get the same weights, drawn by NumPy, the same images and labels, and take ten steps of
-SGD with momentum and weight decay over two epochs of a cosine. Dropout is off: the two
-frameworks draw different masks.
+Both sides get the same weights (drawn by NumPy), images and labels, and take ten steps of SGD with
+momentum and weight decay over two epochs of a cosine. Dropout is off, because the two frameworks
+draw different masks.
 """
 
 import argparse
@@ -37,11 +37,11 @@ GOLDENS = Path(__file__).with_name("parity_goldens.npz")
 CLASSES = 10
 BATCH = 12
 STEPS_PER_EPOCH, STEPS = 5, 10
-# Ten steps stay finite and are not chaotic: at row 8's 0.1 a difference of 1e-9 has grown to 0.1.
+# Small, so that ten steps are not chaotic: at row 8's 0.1 a difference of 1e-9 grows to 0.1.
 LEARNING_RATE = 1e-4
 MOMENTUM, WEIGHT_DECAY, AUX_WEIGHT = 0.9, 5e-4, 0.3
 FLOAT64_TOLERANCE = 1e-9
-"""Of `difference`; the largest one measured was 8e-13."""
+"""Bound on `difference`; the largest value measured was 8e-13."""
 FLOAT32_TOLERANCES = {
     "logits": 4e-6,
     "losses": 3e-3,
@@ -56,23 +56,23 @@ SMOOTH_TOLERANCES = {
     "statistics": 4e-6,
     "parameters": 5e-5,
 }
-"""Of `distance`.
+"""Bounds on `distance`.
 
-One rounding of weights and images to float32, in PyTorch's float64 network, moved the logits by
-up to 4e-7 in 48 draws; some sixty layers round in a row, and errors that add up like a walk make
-that 8 times as much. The rest is not smooth: among half a million inputs of ReLUs and poolings
-some lie within a rounding of a tie and go the other way. In those draws that moved gradients by up
-to 7e-3, and after ten steps losses by 2e-4, statistics by 2e-4 and parameters by 5e-5; PyTorch's
-own float32 was off by up to 9e-3, 3e-4, 2e-4 and 5e-5. The bounds are 5 to 20 times that. Without
-the small batches' BatchNorm, and in the ResNet, the same draws moved gradients by up to 1e-4,
-losses by 1e-5 and parameters by 2e-6: there the bounds are smaller. A formula that is wrong shows
-in float64; a precision that is wrong (bfloat16, TF32) in the logits and in those gradients.
+Rounding weights and images once to float32, in PyTorch's float64 network, moved the logits by up to
+4e-7 in 48 draws. About sixty layers round in turn, and errors that grow like a random walk make
+this 8 times larger. The other quantities are not smooth: among half a million inputs of ReLUs and
+poolings, some lie within a rounding of a tie and go the other way. In those draws this moved
+gradients by up to 7e-3, and after ten steps losses by 2e-4, statistics by 2e-4 and parameters by
+5e-5. The errors of PyTorch's own float32 were up to 9e-3, 3e-4, 2e-4 and 5e-5. The bounds are 5 to
+20 times that. Without BatchNorm on small batches, and in the ResNet, the same draws moved gradients
+by up to 1e-4, losses by 1e-5 and parameters by 2e-6, so the bounds there are smaller. A wrong
+formula shows in float64; a wrong precision (bfloat16, TF32) in the logits and in those gradients.
 """
 QUANTITIES = ("logits", "losses", "gradients", "statistics", "parameters")
 
 Tensors = dict[str, np.ndarray]
 Result = dict[str, Tensors]
-"""Of each quantity its tensors, under PyTorch's names."""
+"""The tensors of each quantity, under PyTorch's names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +80,10 @@ class Case:
     """One network, in both frameworks.
 
     Attributes:
-      model: of this project; dropout is set to 0.
-      torch: class in `benchmarks.torch_networks` and its arguments.
-      size: side of the images.
-      layout: of the names in the state dict.
+      model: Settings of this project's model; dropout is set to 0.
+      torch: Class in `benchmarks.torch_networks` and its arguments.
+      size: Height and width of the images, in pixels.
+      layout: Naming scheme of the state dict.
     """
 
     model: dict[str, Any]
@@ -117,8 +117,8 @@ TORCHVISION = {
     "adaptive": True,
     "torchvision": True,
 }
-# The widths are enough to tell every branch apart; at odd sizes a pool of the trunk has
-# no partial window and at even ones it has; 31 and 224 give the heads the paper's 4x4.
+# The widths tell all branches apart. The trunk's pools have partial windows at even sizes only.
+# Sizes 31 and 224 give the heads the paper's 4x4.
 CASES = {
     "row 1": Case(
         {**STEM7, "pools": "4", "aux_heads": True},
@@ -177,7 +177,7 @@ CASES = {
 
 
 def draw(case: Case, dtype: str = "float32") -> tuple[Any, Any, Any, np.ndarray, np.ndarray]:
-    """The network without its numbers; parameters, statistics, images and labels, of NumPy."""
+    """Returns the network's graph, and NumPy parameters, statistics, images and labels."""
     rng = np.random.default_rng(zlib.crc32(repr(case.model).encode()))
 
     def build() -> nnx.Module:
@@ -189,12 +189,12 @@ def draw(case: Case, dtype: str = "float32") -> tuple[Any, Any, Any, np.ndarray,
 
     def number(path: tuple[Any, ...], like: Any) -> np.ndarray:
         leaf = path[-1].key
-        if leaf == "kernel":  # Kaiming over the fan-in: ten steps without BatchNorm stay finite
+        if leaf == "kernel":  # Kaiming by fan-in: ten steps without BatchNorm stay finite
             bound = math.sqrt(6 / math.prod(like.shape[:-1]))
             return rng.uniform(-bound, bound, like.shape)
         if leaf in ("scale", "var"):
             return rng.uniform(0.5, 1.5, like.shape)
-        # Positive where a bias stands alone: a narrow network would have dead units.
+        # Positive biases without BatchNorm: a narrow network would have dead units.
         low, high = (-0.1, 0.1) if case.config.batch_norm else (0.1, 0.5)
         return rng.uniform(low, high, like.shape)
 
@@ -208,7 +208,7 @@ def draw(case: Case, dtype: str = "float32") -> tuple[Any, Any, Any, np.ndarray,
 
 @functools.cache
 def run_jax(name: str, dtype: str) -> Result:
-    """What this project's own training step computes."""
+    """Returns the results of this project's training step."""
     case = CASES[name]
     # Flax's BatchNorm mixes its float32 constants with float64 statistics.
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
@@ -237,7 +237,7 @@ def run_jax(name: str, dtype: str) -> Result:
             before = state.params
             state = train_step(state, batch, marks, jax.random.key(0))
             losses.append(float(state.report.loss))
-            if gradients is None:  # the momentum after the first step, without the decay
+            if gradients is None:  # momentum after the first step, minus the decay
                 trace = optax.tree.get(state.opt_state, "trace")
                 gradients = jax.tree.map(lambda b, p: b - WEIGHT_DECAY * p, trace, before)
         assert logits.dtype == dtype
@@ -260,7 +260,7 @@ def run_jax(name: str, dtype: str) -> Result:
 
 @functools.cache
 def run_torch(name: str, dtype: str) -> Result:
-    """The same of PyTorch."""
+    """Returns the results of PyTorch."""
     import torch
     from torch.nn import functional
 
@@ -281,7 +281,7 @@ def run_torch(name: str, dtype: str) -> Result:
     with torch.inference_mode():
         logits = network(images[0])
     network.train()
-    sizes: dict[str, int] = {}  # values by channel that a BatchNorm sees
+    sizes: dict[str, int] = {}  # values per channel in each BatchNorm
     for layer_name, layer in network.named_modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.register_forward_pre_hook(
@@ -311,8 +311,8 @@ def run_torch(name: str, dtype: str) -> Result:
     statistics = {n: x for n, x in after.items() if "running" in n}
     for n in statistics:
         if n.endswith("running_var"):
-            # PyTorch keeps the unbiased variance: n / (n - 1) of ours, but for what is left of
-            # the first one.
+            # PyTorch keeps the unbiased variance, n / (n - 1) of ours; the initial variance that
+            # is left in it has no such factor.
             size, first = sizes[n.removesuffix(".running_var")], tensors[n] * 0.9**STEPS
             statistics[n] = first + (statistics[n] - first) * (size - 1) / size
     return {
@@ -325,10 +325,10 @@ def run_torch(name: str, dtype: str) -> Result:
 
 
 def scale(quantity: str, name: str, tensors: Tensors) -> float:
-    """What a difference of a tensor is measured by: its largest value.
+    """Returns the scale for a tensor's difference: its largest absolute value.
 
-    The gradient of a bias before BatchNorm is nothing but rounding, so there it is that of the
-    layer's kernel.
+    For the gradient of a convolution's bias it is that of the kernel, because before BatchNorm a
+    bias's gradient is rounding only.
     """
     if quantity == "gradients" and name.endswith(".bias"):
         kernel = tensors[f"{name.removesuffix('bias')}weight"]
@@ -338,7 +338,7 @@ def scale(quantity: str, name: str, tensors: Tensors) -> float:
 
 
 def difference(found: Result, expected: Result, quantity: str) -> float:
-    """The largest relative difference in a quantity's tensors."""
+    """Returns the largest relative difference over a quantity's tensors."""
     ours, theirs = found[quantity], expected[quantity]
     assert ours.keys() == theirs.keys(), ours.keys() ^ theirs.keys()
     ratios = (np.abs(ours[n] - x).max() / scale(quantity, n, theirs) for n, x in theirs.items())
@@ -346,7 +346,7 @@ def difference(found: Result, expected: Result, quantity: str) -> float:
 
 
 def distance(found: Result, expected: Result, quantity: str) -> float:
-    """The Euclidean norm of the difference in a quantity, relative to its own, over all tensors."""
+    """Returns the norm of a quantity's difference relative to its norm, over all tensors."""
     ours, theirs = (
         np.concatenate([np.zeros(1), *(result[quantity][n].ravel() for n in expected[quantity])])
         for result in (found, expected)
@@ -355,7 +355,7 @@ def distance(found: Result, expected: Result, quantity: str) -> float:
 
 
 def fingerprint(result: Result) -> dict[str, np.ndarray]:
-    """Of each quantity a row for each tensor, by name: its scale, and two random sums of it."""
+    """Returns per quantity a row for each tensor, in order of name: scale, two random sums."""
     rows = {}
     for quantity in QUANTITIES:
         tensors = result[quantity]
@@ -369,14 +369,14 @@ def fingerprint(result: Result) -> dict[str, np.ndarray]:
 
 
 def signs(name: str, size: int) -> np.ndarray:
-    """Two rows of random signs that belong to a tensor."""
+    """Returns two rows of random signs, seeded by the tensor's name."""
     return np.random.default_rng(zlib.crc32(name.encode())).choice([-1.0, 1.0], (2, size))
 
 
 def table(names: list[str]) -> str:
-    """What sets each network apart from PyTorch's float64, as a Markdown table.
+    """Returns a Markdown table of each network's error against PyTorch in float64.
 
-    In float64 that is `difference`; in float32, for either framework, `distance`.
+    The error is `difference` in float64, and `distance` in float32 for either framework.
     """
     lines = [
         f"| network | precision | {' | '.join(QUANTITIES)} |",
@@ -398,7 +398,7 @@ def table(names: list[str]) -> str:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the table; with --write-goldens also saves PyTorch's results."""
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)

@@ -1,4 +1,4 @@
-"""Folders and records of pictures, for the tests of streams."""
+"""Folders and TFDS records of pictures."""
 
 import io
 from pathlib import Path
@@ -15,20 +15,20 @@ def encoded(pixels, kind="PNG") -> bytes:
 
 
 def plain(number) -> bytes:
-    """A picture of one colour, which says its number however it is cut; of any shape."""
+    """Encodes a number as the colour of a picture, so any crop shows it; sizes vary."""
     height, width = 3 + number % 5, 4 + number % 3
     colour = (number // 256, number % 256, 7)
     return encoded(np.full((height, width, 3), colour, np.uint8))
 
 
 def numbers(images):
-    """The numbers that `plain` pictures say."""
+    """Decodes the numbers of `plain` pictures."""
     corner = np.asarray(images)[:, 0, 0].astype(int)
     return (corner[:, 0] * 256 + corner[:, 1]).tolist()
 
 
 def plain_folder(root: Path, sizes: dict[str, int], test: int = 3) -> Path:
-    """Classes of so many training pictures, numbered one after the other."""
+    """Makes a folder per class with the given number of training pictures, all numbered."""
     number = 0
     for split, per_class in (("train", sizes), ("test", dict.fromkeys(sizes, test))):
         for name, size in per_class.items():
@@ -41,7 +41,7 @@ def plain_folder(root: Path, sizes: dict[str, int], test: int = 3) -> Path:
 
 
 def digits_folder(root: Path, train: int, test: int) -> Path:
-    """Real scans of digits, in colour and in sizes that differ; a folder for each class."""
+    """Makes a folder per class of scanned digits, tinted and of different widths."""
     images, labels = load_digits(return_X_y=True)
     images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
     for split, start, size in (("train", 0, train), ("test", train, test)):
@@ -55,7 +55,7 @@ def digits_folder(root: Path, train: int, test: int) -> Path:
 
 
 def wide_folder(root: Path, size: int) -> Path:
-    """Test pictures of 200x40 pixels whose class shows in the central square only."""
+    """Makes pictures of 200x40 pixels whose class shows in the central square only."""
     images, labels = load_digits(return_X_y=True)
     images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8).repeat(5, 1).repeat(5, 2)
     for index in range(size):
@@ -69,7 +69,7 @@ def wide_folder(root: Path, size: int) -> Path:
 
 
 def prepare(folder: Path, name: str, splits: dict[str, list[tuple[bytes, int]]], classes) -> Path:
-    """A set of pictures of any size as TFDS prepares it; label -1 stands for none."""
+    """Prepares a TFDS set of pictures of any size; label -1 means no label."""
     import tensorflow_datasets as tfds
 
     def info(self):

@@ -1,4 +1,4 @@
-"""A recipe with every ingredient, so that what holds for it holds for each of them."""
+"""A recipe with every ingredient, to test all of them at once."""
 
 from googlenet_jax.config import Config, check_name
 
@@ -20,7 +20,6 @@ ARGUMENTS = [f"--config.{name}={value}" for name, value in INGREDIENTS.items()]
 
 
 def add_ingredients(config: Config) -> None:
-    """Sets every ingredient."""
     for name, value in INGREDIENTS.items():
         group, _, field = check_name(name).partition(".")
         setattr(getattr(config, group), field, value)

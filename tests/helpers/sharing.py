@@ -1,4 +1,4 @@
-"""Work that all workers of a test session share: the first one does it, the others find it done."""
+"""Folders shared by the workers of a test session: the first one to need a folder fills it."""
 
 import contextlib
 import fcntl
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def folder(tmp_path_factory, name: str) -> Iterator[Path]:
-    """A folder of the session, for one worker at a time; need not exist yet."""
+    """Locks a session folder for one worker; the folder may not exist yet."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent

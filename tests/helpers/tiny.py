@@ -1,4 +1,4 @@
-"""A network, a state and data so small that a test of them is about something else."""
+"""A tiny network, state and data."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4
 
 
 class Tiny(nnx.Module):
-    """A unit, dropout and a classifier: all kinds of layers, and it compiles in a second."""
+    """A unit, dropout and a classifier: every kind of layer, compiled in a second."""
 
     def __init__(self):
         self.unit = Unit(1, 4, 3, ModelConfig())
@@ -34,7 +34,7 @@ def make_state(build=Tiny) -> TrainState:
 
 
 def hyperparameters(learning_rate=LEARNING_RATE, dtype=np.float32) -> Hyperparameters:
-    """A rate that stays the same."""
+    """Returns hyperparameters with a constant learning rate."""
     rest = (dtype(number) for number in (MOMENTUM, WEIGHT_DECAY, 0.3, 0.0))
     return Hyperparameters(np.full(1, learning_rate, dtype), *rest)
 
@@ -51,6 +51,6 @@ def to_float(pixels):
 
 
 def noisy(key, batch):
-    """Stands for any augmentation: what it does depends on the key."""
+    """Adds noise from the key, in place of a real augmentation."""
     scaled = to_float(batch.pixels)
     return scaled + 0.1 * jax.random.normal(key, scaled.shape), None

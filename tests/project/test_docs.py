@@ -1,4 +1,4 @@
-"""The pages lead where they say, and name settings that there are."""
+"""Links in the documentation work, and the settings it names exist."""
 
 import itertools
 import re
@@ -15,13 +15,13 @@ PAGES = [*TOP, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def anchors(page):
-    """Of a page's headings, as GitHub makes them."""
+    """The anchors that GitHub makes of a page's headings."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
     return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_links_work(page):
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
         path = page.parent / target if target else page
         assert path.exists(), target
@@ -35,14 +35,14 @@ def test_the_readme_links_every_page():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_settings_that_a_page_names_exist(page):
-    """In its sentences as well as in its commands."""
+def test_settings_named_in_a_page_exist(page):
+    """In the text as well as in the commands."""
     settings = {name for name, _, _ in Config().options()}
     assert set(re.findall(r"--config\.([a-z][\w.]*\w)", page.read_text())) <= settings
 
 
-def test_what_people_are_told_to_install_is_this_project_s_choice():
-    """Whoever registers a name that a hint makes up would be run by all who follow it."""
+def test_install_hints_name_only_known_packages():
+    """Anyone could register a made-up name, and readers who follow the hint would run it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [
         *project["dependencies"],

@@ -1,8 +1,8 @@
-"""Every command and every Python block of the README and of docs/ is run, made small.
+"""Runs every command and every Python block of the README and docs/, on small data.
 
-A line is run as it stands, in an empty folder with the files that it names; overrides are only
-appended. Networks are `Small` where none in particular is needed: what is tested are the lines.
-What CI cannot run says so in the text (`MARK`); the rest is what `.ci/run` itself does.
+Each line is run unchanged, in a folder that holds only the files it names; overrides are only
+appended. The network is `Small` unless a line needs GoogLeNet. Lines that CI cannot run carry a
+comment (`MARK`); lines that `.ci/run` itself runs are in `BY_CI`.
 """
 
 import functools
@@ -63,7 +63,7 @@ NEEDS_TORCH = {"benchmarks.compare", "benchmarks.gpu", "parity"}
 
 
 def blocks(language):
-    """(page, code) of each block in a language."""
+    """Yields (page, code) for each code block in a language."""
     for page in PAGES:
         for block in page.read_text().split("```")[1::2]:
             name, _, code = block.partition("\n")
@@ -72,7 +72,7 @@ def blocks(language):
 
 
 def documented_lines():
-    """Each line once, whichever pages have it; one that ends in a backslash with the next."""
+    """Returns each distinct command line once, with continued lines joined."""
     found = {}
     for page, code in blocks("sh"):
         for line in code.replace("\\\n", " ").splitlines():
@@ -89,7 +89,7 @@ def documented_blocks():
 
 
 def commands(line):
-    """The words of each command of a line; comments are none of them."""
+    """Splits a line at "&&" into commands, each a list of words; drops comments."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=OPERATORS)
     lexer.whitespace_split = True
     grouped = itertools.groupby(lexer, lambda word: word == "&&")
@@ -97,7 +97,7 @@ def commands(line):
 
 
 class Small(nnx.Module):
-    """A convolution and a classifier, which compile in a moment."""
+    """A convolution and a classifier, which compile quickly."""
 
     def __init__(self, config, image_shape, num_classes):
         self.conv1 = Unit(image_shape[2], 4, 3, config)
@@ -114,7 +114,7 @@ def googlenet_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory):
-    """Its working directory, and its export beside it."""
+    """The working directory of a run; its export is in the folder beside it."""
     workdir = tmp_path_factory.mktemp("small") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "create", Small)
@@ -123,7 +123,7 @@ def small_run(tmp_path_factory):
     return workdir
 
 
-# How to make the files that the pages name; `run()` is a run to take.
+# These make the files that the pages name. `run()` returns the working directory of a run.
 
 
 def copy_of_run(path, run, seed=0):
@@ -214,14 +214,14 @@ FILES = {
 
 
 class Shell:
-    """Runs commands in this process, in an empty folder."""
+    """Runs commands in this process, in a folder that is empty at first."""
 
     def __init__(self, folder, request, monkeypatch):
         self.folder, self.request, self.monkeypatch = folder, request, monkeypatch
         monkeypatch.chdir(folder)
 
     def provide(self, names, googlenet=False):
-        """Makes those files of the pages that are about to be read."""
+        """Makes the named files that are in `FILES`."""
         if not googlenet:
             self.monkeypatch.setattr(models, "create", Small)
         for name in names:
@@ -259,7 +259,7 @@ class Shell:
                 pytest.fail(f"{shlex.join(words)}: {UNKNOWN}")
 
     def run_program(self, name, arguments):
-        """The `main` of a module, with the files that it reads, made small."""
+        """Runs the `main` of a module on small data, after making the files that it reads."""
         if name in NEEDS_TORCH:
             pytest.importorskip("torch")
         module = importlib.import_module(name)
@@ -283,7 +283,7 @@ class Shell:
                 assert Path(word).exists(), f"{flag} {word}: was not written"
 
     def replace_measurements(self, module):
-        """These take long, and have tests of their own: here their command lines are run."""
+        """Replaces slow measurements, which are tested elsewhere."""
 
         def measure(entrants, rounds):
             return [[1.0] * rounds for _ in entrants], [1.0 for _ in entrants]
@@ -309,7 +309,7 @@ class Shell:
 
 
 def made_small(name, arguments):
-    """What is appended to a program's arguments."""
+    """Returns the overrides to append to a program's arguments."""
     if name == "train.contact_sheet":
         return ["--config.data.unofficial=True"]
     if name == "tests.fuzz":
@@ -321,7 +321,7 @@ def made_small(name, arguments):
 
 
 def check_install(requirements):
-    """What `.ci/run` installs, the package itself, or an extra of it that there is."""
+    """Allows what `.ci/run` installs, the package itself, and its existing extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in requirements:
         if own := re.fullmatch(r"\.(?:\[(\w+)\])?", requirement):
@@ -332,7 +332,7 @@ def check_install(requirements):
 
 @pytest.fixture
 def shell(tmp_path, request, monkeypatch):
-    # Where CIFAR is looked for that no path names.
+    # CIFAR is looked for here if no path is given.
     manual = Path(os.environ["TFDS_DATA_DIR"], "downloads", "manual")
     manual.mkdir(parents=True)
     archive(manual / "cifar-10-binary.tar.gz", None)
@@ -353,7 +353,7 @@ def test_a_documented_line_runs(line, shell):
 
 @pytest.mark.parametrize("code", documented_blocks())
 def test_a_documented_block_runs(code, shell):
-    """What it leaves undefined are the images."""
+    """`images` is the only name that a block may leave undefined."""
     shell.provide(re.findall(r'"(\S+)"', code))
     names = {"images": np.zeros((3, 8, 8, 1), np.uint8)}
     exec(code, names)
@@ -365,8 +365,8 @@ def test_a_documented_block_runs(code, shell):
         assert names["get_config"]().validate() != Config()
 
 
-def test_the_lines_that_are_explained_are_those_of_the_step():
-    """Blocks in "py" quote step.py; "..." stands for what is left out."""
+def test_quoted_lines_are_in_step_py():
+    """ "py" blocks quote step.py; "..." stands for omitted lines."""
     source = {line.strip() for line in (ROOT / "googlenet_jax/training/step.py").open()}
     quoted = [line.strip() for _, code in blocks("py") for line in code.splitlines()]
     assert len(quoted) > 30
@@ -374,14 +374,14 @@ def test_the_lines_that_are_explained_are_those_of_the_step():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_no_block_is_passed_over(page):
-    """For the language that it says it is in; one that names none shows what is printed."""
+def test_every_block_has_a_known_language(page):
+    """Blocks without a language show output, so they must not hold commands."""
     blocks = [block.partition("\n") for block in page.read_text().split("```")[1::2]]
     assert {language for language, _, _ in blocks} <= {"sh", "python", "py", "yaml", ""}
     assert not any("python -m" in code for language, _, code in blocks if not language)
 
 
-def test_the_manifest_s_arguments_are_right():
+def test_the_kubernetes_manifest_has_valid_arguments():
     ((_, manifest),) = blocks("yaml")
     service, job = yaml.safe_load_all(manifest)
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
@@ -406,6 +406,6 @@ def test_the_manifest_s_arguments_are_right():
         ("python -m train.evaluate --workdir runs/nowhere", "holds no run"),
     ],
 )
-def test_a_line_that_would_not_work_fails(line, complaint, shell):
+def test_a_wrong_line_fails(line, complaint, shell):
     with pytest.raises((AssertionError, UserError, pytest.fail.Exception), match=complaint):
         shell.run(line)

@@ -1,4 +1,4 @@
-"""The training loop in examples/ is the library's: same numbers, and it continues where it was."""
+"""examples/training_loop.py gives the same numbers as the library, and resumes."""
 
 import importlib.util
 from pathlib import Path
@@ -32,9 +32,9 @@ def small(epochs):
     return config
 
 
-def test_the_loop_takes_the_steps_of_the_program(example, tmp_path, capsys):
+def test_the_loop_takes_the_same_steps_as_the_library(example, tmp_path, capsys):
     example.train(small(1), tmp_path)
-    found = example.train(small(2), tmp_path)  # continues
+    found = example.train(small(2), tmp_path)  # resumes
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
         "epoch 1",
         "epoch 2",

@@ -1,4 +1,4 @@
-"""A few of the kills and faults of `python -m tests.faults`: one of each kind that is cheap."""
+"""A few of the kills and faults of `python -m tests.faults`."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ CASES = {"--kills": "4", "--faults": "4"}
 
 
 def test_a_few_kills_and_faults(tmp_path):
-    """And what is done is not done again."""
+    """The second run of the command repeats no finished case."""
     command = [sys.executable, "-m", "tests.faults", "--jobs", "1", "--seed", "11"]
     command += [*(part for pair in CASES.items() for part in pair), "--out", str(tmp_path)]
     for _ in range(2):
@@ -19,7 +19,7 @@ def test_a_few_kills_and_faults(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "cases-0.jsonl").read_text().splitlines()]
     assert len({line["case"] for line in lines}) == len(lines) == 8
     assert "8 cases, 0 wrong" in ended.stdout
-    (tmp_path / "sources").write_text("another version")  # to which nothing may be compared
+    (tmp_path / "sources").write_text("another version")  # whose results are not comparable
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (1, "")
     (line,) = ended.stderr.splitlines()
@@ -27,7 +27,7 @@ def test_a_few_kills_and_faults(tmp_path):
 
 
 def test_a_result_that_differs_is_wrong(tmp_path):
-    """What the table is made of: else a harness that sees nothing would pass."""
+    """Otherwise a harness that detects nothing would pass."""
     line = {"case": "kill-0", "kind": "SIGTERM", "outcome": "another result: x"}
     line |= {"seconds": 1, "seed": 0}
     (tmp_path / "cases-0.jsonl").write_text(json.dumps(line) + "\n")

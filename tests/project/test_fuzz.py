@@ -1,4 +1,4 @@
-"""The fuzzer itself, and some inputs of each of its targets."""
+"""The fuzzer itself, and a few inputs for each target."""
 
 import json
 import signal
@@ -10,8 +10,8 @@ from tests.fuzz import __main__ as fuzz
 from tests.fuzz import child, targets
 
 
-def test_each_fault_is_counted_and_ends_nothing(tmp_path):
-    """A reader that hangs, grabs memory, dies, prints, runs a program, or answers wrongly."""
+def test_each_fault_is_counted_and_the_run_continues(tmp_path):
+    """A reader may hang, take too much memory, die, print, run a program or answer wrongly."""
     expected = {
         **{0: "same", 1: "noisy", 2: "memory", 3: "slow", 4: "refused", 13: "ran code"},
         **{15: "died", 19: "traceback", 21: "slow", 25: "changed unnoticed"},
@@ -23,8 +23,8 @@ def test_each_fault_is_counted_and_ends_nothing(tmp_path):
     assert (tmp_path / "findings" / "itself-1-19").read_bytes() == b"traceback"
 
 
-def test_a_run_goes_on_where_it_ended(tmp_path, monkeypatch):
-    """A line that was cut short is read anew, and the others are not."""
+def test_an_interrupted_run_continues(tmp_path, monkeypatch):
+    """Only inputs without a complete result line are read."""
     path = fuzz.results_file(tmp_path, "itself", 0)
     done = [json.dumps({"index": i, "outcome": "same", "seconds": 0.0}) for i in (0, 2)]
     path.write_text("\n".join([*done, done[0][:9]]))
@@ -42,7 +42,7 @@ def test_a_run_goes_on_where_it_ended(tmp_path, monkeypatch):
 
 @pytest.fixture
 def own_signals(monkeypatch):
-    """What the fuzzer changes in its process is undone."""
+    """Restores what the fuzzer changes in its process."""
     monkeypatch.setattr(loading, "abstract_state", loading.abstract_state)
     numbers = (signal.SIGPROF, signal.SIGALRM)
     handlers = [signal.getsignal(number) for number in numbers]
@@ -58,7 +58,7 @@ INPUTS = {"checkpoints": 8, "checkpoints-forged": 8, "pth-old": 20, "pth-new": 2
 @pytest.mark.usefixtures("own_signals")
 @pytest.mark.parametrize("name", targets.TARGETS)
 def test_some_broken_inputs(name, tmp_path):
-    """A few of the thousands, in this process."""
+    """Runs in this process."""
     (tmp_path / "work").mkdir()
     with (tmp_path / "printed").open("wb+") as printed:
         indices = range(INPUTS.get(name, 40))

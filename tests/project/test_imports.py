@@ -1,4 +1,4 @@
-"""Imports run one way: from room to room as listed here, and nowhere in a circle."""
+"""Imports between packages go one way only, and modules have no import cycles."""
 
 import graphlib
 import importlib.util
@@ -18,10 +18,10 @@ LEVELS = [
     {"report", "load"},
     {"train", "configs"},
 ]
-"""Each room may import from those before it; `load` is `googlenet_jax/__init__.py`."""
+"""Each package may import from earlier levels; `load` is `googlenet_jax/__init__.py`."""
 
 
-def test_a_room_imports_only_what_stands_above_it():
+def test_a_package_imports_only_from_earlier_levels():
     level = {each: number for number, rooms in enumerate(LEVELS) for each in rooms}
     wrong = [
         f"{user} imports {used}"
@@ -32,12 +32,12 @@ def test_a_room_imports_only_what_stands_above_it():
     assert not wrong
 
 
-def test_modules_import_each_other_without_a_circle():
+def test_modules_have_no_import_cycle():
     order = graphlib.TopologicalSorter(draw.imports()).static_order()
     assert len([*order]) == len(draw.modules())
 
 
-def test_the_pictures_of_the_architecture_can_be_drawn(tmp_path):
+def test_the_architecture_diagrams_can_be_drawn(tmp_path):
     draw.draw_rooms(tmp_path / "rooms.png")
     draw.draw_batch(tmp_path / "batch.png")
     assert all(path.stat().st_size > 20_000 for path in tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, made small, and what it keeps is what it computes."""
+"""The notebook runs from top to bottom with a small network, and its saved outputs are valid."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
-# It compiles sooner than GoogLeNet.
+# Compiles faster than GoogLeNet.
 SMALL = """\
 config.model.name, config.model.depth = "preact_resnet", 11
 config.model.width_multiplier = 0.5
@@ -34,7 +34,7 @@ def tags(cell):
 
 
 def text(cell):
-    """What a code cell has printed."""
+    """Returns what a code cell printed."""
     return "".join(output.text for output in cell.outputs if output.output_type == "stream")
 
 
@@ -60,7 +60,7 @@ def test_the_notebook_runs(notebook, tmp_path, monkeypatch):
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as in compiling.py
-    # "python3" is the interpreter that runs this.
+    # "python3" is the interpreter that runs this test.
     place = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, kernel_name="python3", resources=place).execute()
 
@@ -70,13 +70,13 @@ def test_the_notebook_runs(notebook, tmp_path, monkeypatch):
     assert (tmp_path / found["workdir"] / "curves.png").exists()
     assert [line["epoch"] for line in found["history"]] == [1, 2]
     assert found["history"][1]["train_loss"] < found["history"][0]["train_loss"]
-    # One guess in ten is right.
+    # Chance is 0.1.
     right = [a == b for a, b in zip(found["predicted"], found["labels"], strict=True)]
     assert sum(right) / len(right) == pytest.approx(found["best"]["test_accuracy"])
     assert found["best"]["test_accuracy"] > 0.4
 
 
-def test_the_kept_outputs_are_of_one_run(notebook):
+def test_the_saved_outputs_come_from_one_run(notebook):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     executed = [cell for cell in code if "install" not in tags(cell)]
     assert [cell.execution_count for cell in executed] == [*range(1, len(executed) + 1)]

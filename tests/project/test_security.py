@@ -1,4 +1,4 @@
-"""No code in a file of data is ever run: what could do that is in no source of this project."""
+"""No source of this project uses a call that could run code stored in a data file."""
 
 import ast
 import importlib
@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("googlenet_jax", "train", "configs", "benchmarks")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-# A config is a program, which is the one file that is run.
+# A config file is Python, the only kind of file that is run.
 ALLOWED = {("train/flags.py", "exec_module")}
 
 CALLS = {"eval", "exec", "compile", "__import__", "exec_module", "run_path", "system", "popen"}
@@ -19,7 +19,7 @@ MODULES = {"marshal", "joblib", "shelve", "cloudpickle", "dill", "jsonpickle"}
 
 
 def called(call: ast.Call) -> tuple[str, str]:
-    """("np", "load") of `np.load(…)`, ("", "eval") of `eval(…)`."""
+    """Returns ("np", "load") for `np.load(…)` and ("", "eval") for `eval(…)`."""
     function = call.func
     if isinstance(function, ast.Attribute):
         owner = function.value
@@ -28,7 +28,7 @@ def called(call: ast.Call) -> tuple[str, str]:
 
 
 def value(call: ast.Call, name: str) -> object:
-    """The constant that an argument is given; None without it, ... where it is no constant."""
+    """Returns an argument's constant value, None if absent, ... if not a constant."""
     for keyword in call.keywords:
         if keyword.arg == name:
             return keyword.value.value if isinstance(keyword.value, ast.Constant) else ...
@@ -38,13 +38,13 @@ def value(call: ast.Call, name: str) -> object:
 
 
 def unsafe(tree: ast.AST) -> list[str]:
-    """What in a source could run code that a file holds."""
+    """Returns the names of calls and imports that could run code from a file."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = {alias.name.split(".")[0] for alias in node.names}
             if isinstance(node, ast.ImportFrom):
-                # As names of their own, its functions would not be recognised below.
+                # Functions imported by name would not be recognised below.
                 is_reader = (node.module or "") in {*READERS, "torch", "yaml", "numpy"}
                 names = {alias.name for alias in node.names}
                 found += ["import"] * (is_reader and bool(names & {"load", "loads", "Unpickler"}))
@@ -73,7 +73,7 @@ def unsafe(tree: ast.AST) -> list[str]:
     return found
 
 
-def test_no_source_can_run_what_a_file_holds():
+def test_no_source_can_run_code_from_a_data_file():
     found = {
         (path.relative_to(ROOT).as_posix(), each)
         for path in SOURCES
@@ -94,7 +94,7 @@ def test_no_source_can_run_what_a_file_holds():
         "spec.loader.exec_module(module)",
     ],
 )
-def test_the_search_finds(source):
+def test_unsafe_calls_are_found(source):
     assert unsafe(ast.parse(source))
 
 
@@ -106,11 +106,11 @@ def test_the_search_finds(source):
         *("jax.jit(f).lower(x).compile()", "np.load(f, allow_pickle=False)"),
     ],
 )
-def test_the_search_leaves_alone(source):
+def test_safe_calls_are_allowed(source):
     assert not unsafe(ast.parse(source))
 
 
-def test_the_bounds_are_those_of_the_source():
+def test_documented_bounds_match_the_source():
     rows = re.findall(
         r"^\|.*\| ([\d,.]+) .*\| `([\w.]+)` \|$", (ROOT / "SECURITY.md").read_text(), re.M
     )
@@ -120,8 +120,8 @@ def test_the_bounds_are_those_of_the_source():
         assert f"{getattr(importlib.import_module(module), constant):,}" == bound, name
 
 
-def test_programs_print_in_one_place():
-    """There names are escaped; the others print what is this project's own."""
+def test_prints_outside_the_console_are_known():
+    """console.py escapes names. The few prints elsewhere print only this project's own text."""
     own = {"contact_sheet.py": 1, "flags.py": 1, "main.py": 1, "summarize.py": 1, "cluster.py": 1}
     own |= {"predict.py": 1, "progress.py": 1, "stop.py": 3}
     found = {}

@@ -1,4 +1,4 @@
-"""Each warning of a run appears for its own cause and for nothing else."""
+"""Each warning appears for its own cause only."""
 
 import dataclasses
 
@@ -99,8 +99,8 @@ def test_an_epoch_that_was_not_evaluated():
     assert health.check(history, trained(), None, NAMES) == {}
 
 
-def test_what_is_evaluated_is_counted():
-    """Predictions and active ReLUs are counted as by NumPy; masked examples do not count."""
+def test_an_evaluation_counts_predictions_and_active_relus():
+    """Against NumPy; masked examples do not count."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(20, 10)).astype(np.float32)
     labels = rng.integers(0, 10, 20).astype(np.int32)
@@ -126,7 +126,7 @@ def test_a_dead_relu_is_seen():
 
 @pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_warns_once(tmp_path, capfd):
-    """Even if it is resumed; summary.json repeats the warning."""
+    """Also when it is resumed; summary.json keeps the warning."""
     config = digits.get_config()
     config.model.name, config.model.depth = "preact_resnet", 11
     config.model.width_multiplier = 0.0625

@@ -1,4 +1,4 @@
-"""The metrics against plain NumPy: sorting where the library counts."""
+"""The metrics against NumPy, which sorts the logits where the library counts."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from googlenet_jax.training.metrics import Metrics
 
 
 def expected_metrics(logits, labels, losses, mask):
-    """By sorting: a stable one of the negated logits puts the lower class of equals first."""
+    """Ranks by a stable sort of the negated logits: the lower class wins a tie."""
     num_classes = logits.shape[1]
     ranking = np.argsort(-logits, axis=1, kind="stable")
     correct, top5, count = (np.zeros(num_classes, int) for _ in range(3))
@@ -24,7 +24,7 @@ def expected_metrics(logits, labels, losses, mask):
 
 
 def batch(size, num_classes, seed=0):
-    """Logits of few values, so that ties are many."""
+    """Rounds the logits, so that there are many ties."""
     rng = np.random.default_rng(seed)
     logits = np.round(rng.normal(size=(size, num_classes)) * 2).astype(np.float32)
     labels = rng.integers(0, num_classes, size).astype(np.int32)
@@ -50,26 +50,26 @@ def test_of_batch_equals_numpy(num_classes, masked):
     mask = np.random.default_rng(1).random(100) < (0.6 if masked else 2)
     found = of_batch(logits, labels, losses, mask if masked else None)
     assert_equal(found, expected_metrics(logits, labels, losses, mask))
-    if num_classes <= 5:  # every class is among the five likeliest
+    if num_classes <= 5:  # the top five are all classes
         assert np.array_equal(found.correct_top5, found.count)
 
 
-def test_accuracy_is_argmax_s():
+def test_accuracy_equals_argmax():
     logits, labels, losses = batch(200, 10)
     found = of_batch(logits, labels, losses)
     assert int(found.correct.sum()) == (logits.argmax(1) == labels).sum()
 
 
 def test_the_lower_class_wins_ties():
-    """All logits equal: class 0 is the answer, and the five likeliest are 0 to 4."""
+    """With equal logits class 0 is the answer, and the top five are 0 to 4."""
     labels = np.arange(8, dtype=np.int32)
     found = of_batch(np.zeros((8, 8), np.float32), labels, np.zeros(8, np.float32))
     assert found.correct.tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
     assert found.correct_top5.tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
 
 
-def test_masked_examples_leave_no_trace():
-    """Not even a NaN or an infinite loss of padding."""
+def test_masked_examples_have_no_effect():
+    """Even if their losses are NaN or infinite."""
     logits, labels, losses = batch(6, 10)
     losses[3:] = np.nan, np.inf, 1.0
     mask = np.array([True] * 3 + [False] * 3)
@@ -92,7 +92,7 @@ def test_parts_merge_to_the_whole():
 
 def test_compute_equals_numpy():
     logits, labels, losses = batch(50, 10)
-    labels[labels == 7] = 3  # a class that was not seen has accuracy 0, not a division by 0
+    labels[labels == 7] = 3  # an absent class has accuracy 0, no division by 0
     found = of_batch(logits, labels, losses).compute()
     hits = logits.argmax(1) == labels
     ranking = np.argsort(-logits, axis=1, kind="stable")
@@ -116,10 +116,10 @@ def test_counts_are_exact_beyond_float32():
     assert more.compute()["examples"] == 2**24 + 1
 
 
-def test_a_network_that_is_no_longer_finite_is_never_right():
-    """No comparison with NaN holds: who counts the classes that are ahead counts none."""
+def test_nan_logits_are_never_correct():
+    """Comparisons with NaN are false, so counting the classes ahead of the label gives 0."""
     logits, losses = jnp.full((4, 10), jnp.nan), jnp.full(4, jnp.nan)
-    labels = jnp.array([5, 6, 8, 9], jnp.int32)  # not among the first five either
+    labels = jnp.array([5, 6, 8, 9], jnp.int32)  # none of the first five classes
     found = Metrics.of_batch(logits, labels, losses).compute()
     assert found["accuracy"] == 0.0
     assert found["top5_accuracy"] == 0.0

@@ -1,4 +1,4 @@
-"""A state as vectors is the same state, and a step on it the same step."""
+"""Packing a state into vectors loses nothing, and steps on it are the same."""
 
 import functools
 
@@ -18,7 +18,7 @@ def assert_equal(found, expected):
 
 
 def moved_state(rule):
-    """With other numbers in every leaf."""
+    """Returns a state with random numbers in every leaf."""
     fresh = state.create(jax.random.key(3), Tiny, rule, NUM_CLASSES)
     leaves, structure = jax.tree.flatten(fresh)
     rng = np.random.default_rng(0)
@@ -29,7 +29,7 @@ def moved_state(rule):
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize("rule", [optimizer.sgd, optimizer.adam])
-def test_what_is_packed_is_unpacked_the_same(rule, platform):
+def test_unpacking_restores_the_state(rule, platform):
     whole = moved_state(rule)
     packed = whole.packed(platform)
     assert_equal(packed.unpacked(), whole)
@@ -44,8 +44,8 @@ def test_what_is_packed_is_unpacked_the_same(rule, platform):
         assert [leaf.shape for leaf in momentum] == [packed.params["other"].shape] * len(momentum)
 
 
-def test_on_a_gpu_a_kernel_s_outputs_come_first():
-    """As cuDNN has them: a kernel is then a piece of the vector, and no transposed one."""
+def test_on_a_gpu_kernels_have_output_channels_first():
+    """As in cuDNN, so that a kernel is a slice of the vector without a transposition."""
     whole = moved_state(optimizer.sgd)
     packed = whole.packed("gpu")
     kernel = np.asarray(whole.params["unit"]["conv"]["kernel"]).transpose(3, 0, 1, 2).ravel()
@@ -58,7 +58,7 @@ def test_on_a_gpu_a_kernel_s_outputs_come_first():
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
 def test_steps_are_the_same_however_the_state_is_packed(platform, monkeypatch):
-    """To what a sum in another order costs; the packings of other devices work on a CPU too."""
+    """Up to the order of sums. Packings for other devices also work on a CPU."""
     run = functools.partial(step.train_steps.__wrapped__, batch_size=8, preprocess=noisy)
     data, key = make_data(32), jax.random.key(1)
     arguments = data, jnp.arange(32), jnp.int32(3), key, hyperparameters()
@@ -69,8 +69,8 @@ def test_steps_are_the_same_however_the_state_is_packed(platform, monkeypatch):
         assert np.allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_other_numbers_are_no_other_program():
-    """Learning rates, momentum, weight decay and the loss's numbers are arguments."""
+def test_other_hyperparameters_need_no_new_program():
+    """Learning rates, momentum, weight decay and the numbers of the loss are arguments."""
     data, key = make_data(32), jax.random.key(1)
     program = step.train_steps.lower(
         make_state(),

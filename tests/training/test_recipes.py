@@ -1,4 +1,4 @@
-"""Ingredients of recipes against PyTorch, or against their formula in NumPy."""
+"""The ingredients of recipes against PyTorch, or against formulas in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +44,8 @@ def random_tree(seed):
     ],
     ids=str,
 )
-def test_updates_equal_pytorch_s(rule, standard_promotion):
-    """Its parameter groups say which parameters decay, and which learn faster."""
+def test_updates_equal_pytorch(rule, standard_promotion):
+    """PyTorch's parameter groups set which parameters decay and which learn faster."""
     params = random_tree(0)
     mine = {path: torch.nn.Parameter(torch.tensor(leaf)) for path, leaf in flat(params).items()}
     groups = []
@@ -75,7 +75,7 @@ def flat(tree):
     return {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in leaves}
 
 
-def test_one_cycle_equals_pytorch_s(standard_promotion):
+def test_one_cycle_equals_pytorch(standard_promotion):
     steps = 40
     theirs = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     cycle = torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=0.4, total_steps=steps)
@@ -91,7 +91,7 @@ def test_one_cycle_equals_pytorch_s(standard_promotion):
 
 
 def test_linear_by_hand():
-    """Two steps of warm-up, then eight equal steps down to 0."""
+    """Two steps of warm-up, then a decrease by 0.1 a step."""
     config = OptimizerConfig(
         learning_rate=0.8, schedule="linear", schedule_per="step", warmup_epochs=0.5
     )
@@ -101,7 +101,7 @@ def test_linear_by_hand():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_the_loss_of_soft_targets_equals_pytorch_s(smoothing):
+def test_the_loss_of_soft_targets_equals_pytorch(smoothing):
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(6, 5)).astype(np.float32)
     targets = rng.dirichlet(np.ones(5), 6).astype(np.float32)
@@ -138,7 +138,7 @@ def averaged_state():
 
 
 def test_the_moving_average_by_hand():
-    """Over the states of a run without it, which takes the same steps."""
+    """Against the average of the states of a run without it, which takes the same steps."""
     numbers = hyperparameters()._replace(ema_decay=np.float32(0.7))
     expected = None
     plain = make_state()
@@ -151,7 +151,7 @@ def test_the_moving_average_by_hand():
         expected = jax.tree.map(lambda old, x, d=decay: d * old + (1 - d) * x, expected, new)
     found = run(averaged_state(), 6, numbers)
     for one, other in zip(*map(jax.tree.leaves, (found.params, plain.params)), strict=True):
-        assert np.array_equal(one, other)  # it changes nothing of the run
+        assert np.array_equal(one, other)  # training is unaffected
     for one, other in zip(*map(jax.tree.leaves, ((*found.average,), expected)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
     used = found.for_inference()
@@ -167,7 +167,7 @@ def test_packed_steps_are_the_same(rule, platform, monkeypatch):
 
     numbers = hyperparameters()._replace(ema_decay=np.float32(0.9))
     found = []
-    for each in (platform, "tpu"):  # on which nothing is packed
+    for each in (platform, "tpu"):  # on a TPU nothing is packed
         monkeypatch.setattr("googlenet_jax.parallel.platform", lambda mesh=None, p=each: p)
         jax.clear_caches()
         found.append(jax.tree.leaves(run(fresh(), 4, numbers)))
@@ -175,7 +175,7 @@ def test_packed_steps_are_the_same(rule, platform, monkeypatch):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_the_groups_of_a_network():
+def test_the_update_groups_of_a_network():
     rule = UpdateRule("sgd", decay_kernels_only=True, norm_bias_factor=2.0)
     leaves = jax.tree_util.tree_leaves_with_path(make_state().params)
     found = {jax.tree_util.keystr(p, simple=True, separator="."): rule.group(p) for p, _ in leaves}
@@ -190,7 +190,7 @@ def test_the_groups_of_a_network():
 
 
 @pytest.mark.parametrize("changes", [{"cutout": 4}, {"mixup": 0.5}, {"cutmix": 1.0, "mixup": 1.0}])
-def test_what_a_config_asks_for_is_what_training_sees(changes):
+def test_training_applies_the_augmentations_of_the_config(changes):
     config = Config()
     for name, value in changes.items():
         setattr(config.data, name, value)
@@ -213,7 +213,7 @@ def test_what_a_config_asks_for_is_what_training_sees(changes):
         assert float(jnp.where(images != before, jnp.abs(images), 0).sum()) == 0
 
 
-def test_alternating_mirrors_are_those_of_the_position_and_the_epoch():
+def test_alternate_flip_mirrors_the_marked_images():
     config = Config()
     config.data.pad, config.data.alternate_flip = 0, True
     info = DatasetInfo("x", tuple("abcdefghij"), (8, 8, 1), (0.0,), (1.0,))

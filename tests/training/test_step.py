@@ -1,4 +1,4 @@
-"""The training step against an independent computation, and its promises about bits."""
+"""The training step against NumPy, and its bit-for-bit reproducibility."""
 
 import functools
 
@@ -38,7 +38,7 @@ def narrow_googlenet(dtype="float32", dropout_rate=0.4) -> GoogLeNet:
 
 
 def copy(state: TrainState) -> TrainState:
-    """For a call that donates its state."""
+    """Copies a state for a call that donates it."""
     return jax.tree.map(jnp.copy, state)
 
 
@@ -62,14 +62,14 @@ def test_two_steps_equal_numpy_in_float64():
         state = jax.tree.map(
             lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state
         )
-        state = state.replace(metrics=Metrics.empty(NUM_CLASSES))  # float32 always
+        state = state.replace(metrics=Metrics.empty(NUM_CLASSES))  # always float32
         params, stats = jax.device_get((state.params, state.batch_stats))
         buffers = golden.tree_map(np.zeros_like, params)
         one_step = jax.jit(
             functools.partial(step.train_step, hyperparameters=hyperparameters(dtype=np.float64))
         )
         rng = np.random.default_rng(0)
-        for _ in range(2):  # the second one has momentum and moved statistics
+        for _ in range(2):  # the second has momentum and moved statistics
             images = rng.normal(size=(6, 8, 8, 1))
             labels = rng.integers(0, NUM_CLASSES, 6).astype(np.int32)
             before = state.params
@@ -85,17 +85,16 @@ def test_two_steps_equal_numpy_in_float64():
                 norm = np.sqrt(sum(np.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
                 found = float(getattr(report, f"{name}_norm"))
                 assert found == pytest.approx(norm, rel=1e-10), name
-            # PyTorch's momentum buffer: after the first step the gradient and the decay alone.
+            # As in PyTorch, the buffer after the first step is gradient plus decay.
             assert_close(optax.tree.get(state.opt_state, "trace"), buffers)
             assert_close(state.params, params)
             assert_close(state.batch_stats, stats)
 
 
 def assert_close(found, expected):
-    """To 1e-10 of a layer's largest value: 36 layers multiply the rounding of 1e-16.
+    """Compares to 1e-10 of a layer's largest value: 36 layers amplify the rounding of 1e-16.
 
-    A layer's tensors share their scale because the gradient of a bias under BatchNorm is nothing
-    but rounding.
+    The scale is per layer because the gradient of a bias before BatchNorm is rounding only.
     """
     scale: dict = {}
     for path, value in jax.tree_util.tree_leaves_with_path(expected):
@@ -109,7 +108,7 @@ def assert_close(found, expected):
 
 
 @pytest.mark.parametrize("build", [Tiny, narrow_googlenet])
-def test_however_a_run_is_cut_it_has_the_same_bits(build):
+def test_splitting_a_run_into_calls_changes_no_bit(build):
     data, key = make_data(64), jax.random.key(1)
     order = epoch_order(key, 0, 64)
     start = make_state(build)
@@ -123,7 +122,7 @@ def test_however_a_run_is_cut_it_has_the_same_bits(build):
     assert not np.array_equal(other.params["fc"]["kernel"], whole.params["fc"]["kernel"])
 
 
-def test_train_steps_is_one_program_and_one_trace(monkeypatch):
+def test_train_steps_is_traced_once(monkeypatch):
     traces = []
     original, data = step.train_step, make_data(32)
 
@@ -140,7 +139,7 @@ def test_train_steps_is_one_program_and_one_trace(monkeypatch):
 
 
 def test_each_step_takes_its_own_slice_of_the_order():
-    """With a preprocessing that marks images, the metrics tell which labels were seen."""
+    """The counts in the metrics tell which labels were seen."""
     data = make_data(40)
     order = epoch_order(jax.random.key(0), 0, 40)
     state = make_state()
@@ -148,13 +147,13 @@ def test_each_step_takes_its_own_slice_of_the_order():
         state = run_steps(state, data, order, jnp.int32(1), jax.random.key(1))
         seen = np.bincount(np.asarray(data.labels)[np.asarray(order)[: 8 * done]], minlength=10)
         assert np.array_equal(state.metrics.count, seen)
-    # The next epoch's first step empties the sums.
+    # The first step of the next epoch resets the sums.
     state = run_steps(state, data, order[::-1], jnp.int32(1), jax.random.key(1))
     seen = np.bincount(np.asarray(data.labels)[np.asarray(order)[::-1][:8]], minlength=10)
     assert np.array_equal(state.metrics.count, seen)
 
 
-def test_an_unsound_step_is_the_last_one():
+def test_no_step_follows_one_that_is_not_finite():
     data = make_data(64)
     order = epoch_order(jax.random.key(0), 0, 64)
     state = run_steps(
@@ -167,7 +166,7 @@ def test_an_unsound_step_is_the_last_one():
     )
     report = state.report
     assert not (np.isfinite(report.loss) and np.isfinite(report.grad_norm))
-    # The first step starts from sound weights; the damage shows in the second or third.
+    # The first step starts from finite weights; the loss breaks in the second or third.
     assert 2 <= int(state.step) < 8
 
 
