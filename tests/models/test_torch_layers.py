@@ -86,7 +86,7 @@ def test_initial_weights_have_pytorch_s_bounds_and_variance(fan):
     params = state.create(
         jax.random.key(0),
         lambda: models.create(config, (32, 32, 3), 10),
-        create("sgd"),
+        create(OptimizerConfig()),
         10,
     ).params
     torch.manual_seed(0)
@@ -129,7 +129,7 @@ def test_updates_are_pytorch_s(name):
     start, gradients = rng.normal(size=7), rng.normal(size=(12, 7))
     # Optax's Adam raises a float to an integer power.
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        schedule, rule_of = create_schedule(config, 4, 12), create(name)
+        schedule, rule_of = create_schedule(config, 4, 12), create(config)
         params = jnp.asarray(start)
         opt_state = rule_of(0.0, 0.0, 0.0).init(params)
         for number, gradient in enumerate(gradients):
