@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
 
 
 def evaluate(
-    workdir: WorkdirPath, checkpoint: str, split_name: str, data_path: str, tta: str
+    workdir: WorkdirPath, checkpoint: str, split_name: str, data_path: str, tta: str = "none"
 ) -> dict[str, Any]:
     """Returns the metrics of a checkpoint on a split, with the provenance of both.
 

@@ -164,10 +164,10 @@ def start_from(
         for head in HEADS & params.keys():
             params[head] = {**params[head], "fc2": fresh.params[head]["fc2"]}
     started = fresh.replace(params=params, batch_stats=batch_stats)
-    if fresh.average is not None:  # a copy, since a step donates both
-        started = started.replace(
-            average=state.Weights(*jax.tree.map(jnp.copy, (params, batch_stats)))
-        )
+    if fresh.average is not None:
+        # A copy, since a step donates the weights and their average.
+        average = jax.tree.map(jnp.copy, state.Weights(params, batch_stats))
+        started = started.replace(opt_state=state.Averaged(fresh.opt_state.rule, average))
     shapes = [
         {name: leaf.shape for name, leaf in export.named_weights(each)} for each in (started, fresh)
     ]

@@ -94,6 +94,20 @@ class Weights(NamedTuple):
     batch_stats: PyTree
 
 
+class Averaged(NamedTuple):
+    """The optimizer's state where a moving average of the weights is kept.
+
+    It stands there because other states, and their checkpoints, stay as they are.
+
+    Attributes:
+      rule: Optax's state.
+      average: Of `params` and `batch_stats`.
+    """
+
+    rule: PyTree
+    average: Weights
+
+
 @typing.no_type_check  # JAX also builds it of shapes and other stand-ins for arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +118,9 @@ class TrainState:
       step: Optimizer steps taken.
       params: Trainable parameters, by layer.
       batch_stats: BatchNorm's running mean and variance, by layer.
-      opt_state: Optax's state: momentum and a step count.
+      opt_state: Optax's state: momentum and a step count. With `train.ema_decay`, `Averaged`.
       metrics: Sums over the steps of the current epoch, in training mode.
       report: What the last step measured.
-      average: The moving average of `params` and `batch_stats`; None without `train.ema_decay`.
       graphdef: The network without its numbers; static.
       optimizer: The update rule; static.
       packing: How `params`, `batch_stats` and `opt_state` are packed; static.
@@ -122,7 +135,6 @@ class TrainState:
     graphdef: nnx.GraphDef = dataclasses.field(metadata={"static": True})
     optimizer: UpdateRule = dataclasses.field(metadata={"static": True})
     packing: Packing = dataclasses.field(default=TREES, metadata={"static": True})
-    average: Weights | None = None
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some attributes changed."""
@@ -155,10 +167,12 @@ class TrainState:
             return state.replace(
                 params=unravel_params(state.params),
                 batch_stats=unravel_stats(state.batch_stats),
-                opt_state=_replaced(state.opt_state, jax.tree.structure(params), unravel_params),
-                average=state.average
-                and Weights(
-                    unravel_params(state.average.params), unravel_stats(state.average.batch_stats)
+                opt_state=_map_opt_state(
+                    state.opt_state,
+                    lambda rule: _replaced(rule, jax.tree.structure(params), unravel_params),
+                    lambda average: Weights(
+                        unravel_params(average.params), unravel_stats(average.batch_stats)
+                    ),
                 ),
                 packing=TREES,
             )
@@ -166,8 +180,11 @@ class TrainState:
         return self.replace(
             params=params,
             batch_stats=batch_stats,
-            opt_state=_replaced(self.opt_state, structure, pack),
-            average=self.average and Weights(*map(pack, self.average)),
+            opt_state=_map_opt_state(
+                self.opt_state,
+                lambda rule: _replaced(rule, structure, pack),
+                lambda average: Weights(*map(pack, average)),
+            ),
             packing=Packing(pack, unpack),
         )
 
@@ -175,11 +192,16 @@ class TrainState:
         """The inverse of `packed`."""
         return self.packing.unpack(self)
 
+    @property
+    def average(self) -> Weights | None:
+        """The moving average of the weights; None without `train.ema_decay`."""
+        return self.opt_state.average if isinstance(self.opt_state, Averaged) else None
+
     def for_inference(self) -> Self:
         """The state whose weights are the moving average, if there is one."""
-        if self.average is None:
+        if not isinstance(self.opt_state, Averaged):
             return self
-        return self.replace(**self.average._asdict(), average=None)
+        return self.replace(**self.opt_state.average._asdict(), opt_state=self.opt_state.rule)
 
     def with_weights(self, step: int, params: PyTree, batch_stats: PyTree) -> Self:
         """A state with other weights, a new optimizer state and no metrics.
@@ -200,7 +222,6 @@ class TrainState:
             opt_state=self.optimizer(0.0, 0.0, 0.0).init(params),
             metrics=metrics,
             report=report,
-            average=None,
         )
 
     def apply(
@@ -286,6 +307,15 @@ def _vectors(
     return {name: vector for name, (vector, _) in packed.items()}, unravel
 
 
+def _map_opt_state(
+    opt_state: PyTree, of_rule: Callable[[PyTree], PyTree], of_average: Callable[[Weights], Weights]
+) -> PyTree:
+    """Applies a function to Optax's state, and another one to the average, if there is one."""
+    if isinstance(opt_state, Averaged):
+        return Averaged(of_rule(opt_state.rule), of_average(opt_state.average))
+    return of_rule(opt_state)
+
+
 def _replaced(tree: PyTree, structure: Any, function: Callable[[PyTree], PyTree]) -> PyTree:
     """The tree with `function` applied to the subtrees that have this structure."""
 
@@ -312,13 +342,13 @@ def create(
         # Exhaustive on purpose: raises if a module holds anything else.
         _, params, batch_stats = nnx.split(module, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
         weights = Weights(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats))
+        opt_state = optimizer(0.0, 0.0, 0.0).init(weights.params)
         return {
             "step": jnp.zeros((), jnp.int32),
             **weights._asdict(),
-            "opt_state": optimizer(0.0, 0.0, 0.0).init(weights.params),
+            "opt_state": Averaged(opt_state, weights) if has_average else opt_state,
             "metrics": Metrics.empty(num_classes),
             "report": StepReport.empty(),
-            "average": weights if has_average else None,
         }
 
     graphdef = nnx.graphdef(nnx.eval_shape(build))

@@ -24,7 +24,7 @@ from googlenet_jax.data import Arrays, augment
 from googlenet_jax.data.preprocess import Batch, ForEvaluation, ForTraining, Pixels
 from googlenet_jax.training.loss import cross_entropy, training_loss
 from googlenet_jax.training.metrics import Evaluation, Metrics
-from googlenet_jax.training.state import StepReport, TrainState, Weights
+from googlenet_jax.training.state import Averaged, StepReport, TrainState, Weights
 
 Images = Float[Array, "batch height width channels"]
 
@@ -106,11 +106,14 @@ def train_step(
     (loss, (losses, logits, batch_stats)), gradients = gradient_of(state.params)
     learning_rate = jnp.asarray(rates)[state.step % len(rates)]
     rule = state.optimizer(learning_rate, momentum, weight_decay)
-    updates, opt_state = rule.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
     average = state.average
+    rule_state = state.opt_state if average is None else state.opt_state.rule
+    updates, opt_state = rule.update(gradients, rule_state, state.params)
+    params = optax.apply_updates(state.params, updates)
     if average is not None:
-        average = moving_average(average, Weights(params, batch_stats), state.step, ema_decay)
+        weights = Weights(params, batch_stats)
+        average = moving_average(average, weights, state.step, ema_decay)
+        opt_state = Averaged(opt_state, average)
     return state.replace(
         step=state.step + 1,
         params=params,
@@ -118,7 +121,6 @@ def train_step(
         opt_state=opt_state,
         metrics=state.metrics.merge(Metrics.of_batch(logits, labels, losses)),
         report=StepReport(loss, *map(optax.tree.norm, (gradients, params, updates))),
-        average=average,
     )
 
 

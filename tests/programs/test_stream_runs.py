@@ -131,7 +131,7 @@ def test_all_readers_crop_the_same_square(workdir, tmp_path, monkeypatch):
     files = [wide / "test" / stream.splits[Split.TEST].names[i] for i in range(8)]
     seen = []
     monkeypatch.setattr(
-        type(model), "logits", lambda self, images: seen.append(images) or np.zeros((8, 10))
+        type(model), "logits", lambda self, images, tta: seen.append(images) or np.zeros((8, 10))
     )
     list(train.predict.classify(model, [(str(file), file) for file in files]))
     for images in (*seen, model.read(*files), model.read(*(file.read_bytes() for file in files))):
