@@ -71,9 +71,9 @@ def alternating(
     on a Single GPU", 2024, section 3.6).
 
     Args:
-      key: Of the run.
+      key: The run's key, the same in every step.
       index: Positions of the images in the data set.
-      epoch: From 0.
+      epoch: Counted from 0.
     """
     first = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i)))(index)
     return first ^ (epoch % 2 == 1)

@@ -13,7 +13,7 @@ from googlenet_jax.data import DatasetInfo, augment
 Images = Float[Array, "batch height width channels"]
 Pixels = UInt8[Array, "batch ..."]  # images, or each image as one row of bytes
 
-CUTOUT, MIX = 2, 3  # make keys from the key of a step, other ones than `augment` makes
+CUTOUT, MIX = 2, 3  # folded into a step's key; `augment` splits it, which uses up 0 and 1
 
 
 class Batch(NamedTuple):
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     Attributes:
       pixels: Images, or rows of bytes.
       labels: Class indices.
-      mirrored: Which images alternating mirrors turn in this epoch; None if nobody can say.
+      mirrored: Which images `augment.alternating` mirrors in this epoch; None for a stream.
     """
 
     pixels: Pixels

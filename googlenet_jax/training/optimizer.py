@@ -38,9 +38,6 @@ def create_schedule(
         round(float(share) * total_steps) for share in config.decay_at.split(",") if share
     ]
 
-    # PyTorch counts T - 1 steps from the first rate to the last.
-    one_cycle = optax.cosine_onecycle_schedule(max(2, total_steps - 1), 1.0)
-
     def schedule(step: ArrayLike) -> Array:
         step = jnp.asarray(step)
         real = jnp.result_type(float)  # float32, or a test's float64
@@ -51,6 +48,8 @@ def create_schedule(
         if config.schedule == "linear":
             rate *= 1 - jnp.maximum(0, done - warmup_steps) / max(1, total_steps - warmup_steps)
         if config.schedule == "one_cycle":
+            # PyTorch counts T - 1 steps from the first rate to the last.
+            one_cycle = optax.cosine_onecycle_schedule(max(2, total_steps - 1), 1.0)
             rate *= jnp.vectorize(one_cycle)(step)
         if config.schedule == "exponential":
             times_over = step // max(1, round(config.decay_epochs * steps_per_epoch))

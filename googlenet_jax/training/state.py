@@ -97,11 +97,11 @@ class Weights(NamedTuple):
 class Averaged(NamedTuple):
     """The optimizer's state where a moving average of the weights is kept.
 
-    It stands there because other states, and their checkpoints, stay as they are.
+    A run without an average has Optax's state alone, so its checkpoints look as they always did.
 
     Attributes:
       rule: Optax's state.
-      average: Of `params` and `batch_stats`.
+      average: The moving average of `params` and `batch_stats`.
     """
 
     rule: PyTree

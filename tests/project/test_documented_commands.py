@@ -366,7 +366,7 @@ def test_a_documented_block_runs(code, shell):
 
 
 def test_quoted_lines_are_in_step_py():
-    """ "py" blocks quote step.py; "..." stands for omitted lines."""
+    """Blocks marked "py" quote step.py; "..." stands for omitted lines."""
     source = {line.strip() for line in (ROOT / "googlenet_jax/training/step.py").open()}
     quoted = [line.strip() for _, code in blocks("py") for line in code.splitlines()]
     assert len(quoted) > 30
