@@ -111,16 +111,13 @@ def _backward(
             centred = part.astype(mean.dtype) - mean
             yield centred, _through_relu(centred * factor + shift, gradient.astype(mean.dtype))
 
-    # The barriers hide from XLA that it computed these values before. Otherwise it would keep
-    # them in memory instead of computing them again.
-    mean, inverse, factor, shift = lax.optimization_barrier(small)
+    mean, inverse, factor, shift = _computed_again(small)
     centred, through = zip(*through_relus(mean, factor, shift), strict=True)
     by_x = [x * gradient for x, gradient in zip(centred, through, strict=True)]
     total, total_by_x = _sums(list(through), by_x)
     slope = -factor * jnp.square(inverse) * total_by_x / count
     constant = -factor * total / count
-    small = lax.optimization_barrier([mean, factor, shift, slope, constant])
-    mean, factor, shift, slope, constant = small
+    mean, factor, shift, slope, constant = _computed_again([mean, factor, shift, slope, constant])
     parts = zip(*(cut(each, widths) for each in (factor, slope, constant)), strict=True)
     of_x = [
         factor * gradient + slope * x + constant
@@ -137,6 +134,15 @@ by_batch.defvjp(_forward, _backward)
 def cut(x: Num[Array, "*axes channels"], widths: Sequence[int]) -> list[Num[Array, "*axes _"]]:
     """Splits the last axis into parts of the given widths."""
     return jnp.split(x, np.cumsum(widths)[:-1], axis=-1)
+
+
+def _computed_again(small: list[Channels]) -> list[Channels]:
+    """The same numbers, and what follows from them is not kept in memory but computed again.
+
+    The barrier hides from XLA that it has computed that before. Not on a CPU: there XLA would
+    compute the gradient that comes in three times as well, pooling's with its nine taps included.
+    """
+    return lax.platform_dependent(small, cpu=lambda small: small, default=lax.optimization_barrier)
 
 
 def _through_relu(x: Part, gradient: Part) -> Part:

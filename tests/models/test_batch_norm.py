@@ -169,3 +169,17 @@ def test_concatenate_equals_jax_numpy_s():
     found = jax.value_and_grad(weighted)(x, ops.concatenate)
     expected = jax.value_and_grad(weighted)(x, lambda parts: jnp.concatenate(parts, -1))
     assert all(map(np.array_equal, found, expected))
+
+
+def test_a_cpu_computes_the_gradient_that_comes_in_once():
+    """Pooling's takes nine comparisons with the kept winners; each time again is a tenth slower."""
+    x, scale, shift, _ = draw(64, jnp.float32, side=32)
+    kernel = jnp.ones((3, 3, 64, 64))
+
+    def loss(x, scale, shift, kernel):
+        convolved = ops.conv(x, kernel, 1, ops.same_padding(3))
+        (response,), _, _ = batch_norm.by_batch(convolved, scale, shift, EPSILON, (64,))
+        return jnp.sum(jnp.square(ops.max_pool(response, 3, 1, ops.same_padding(3))))
+
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(x, scale, shift, kernel).compile()
+    assert compiled.as_text().count("direction=EQ") == 9
