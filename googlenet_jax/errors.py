@@ -29,7 +29,11 @@ class CheckpointError(UserError):
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot go on, for example because its loss is not finite."""
+    """A run that cannot go on."""
+
+
+class DivergedError(TrainingError):
+    """A run whose loss or gradient is not finite."""
 
 
 def printable(text: object) -> str:

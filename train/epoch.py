@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from googlenet_jax import parallel
 from googlenet_jax.config import Config
-from googlenet_jax.errors import DataError, TrainingError
+from googlenet_jax.errors import DataError, DivergedError, TrainingError
 from googlenet_jax.storage.checkpoint import Checkpoints, Record
 from googlenet_jax.training.feeds import Feed
 from googlenet_jax.training.plan import Plan
@@ -121,13 +121,13 @@ def check_finite(run: Run, train_state: TrainState) -> None:
     """Ends a run that has diverged.
 
     Raises:
-      TrainingError: Loss or gradient of the last step are not finite.
+      DivergedError: Loss or gradient of the last step are not finite.
     """
     step_number = int(train_state.step)
     loss, grad_norm = float(train_state.report.loss), float(train_state.report.grad_norm)
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         last = f"the last good checkpoint is step {max(run.checkpoints.steps, default=None)}"
-        raise TrainingError(
+        raise DivergedError(
             f"not finite at step {step_number}: loss {loss}, gradient norm {grad_norm}, learning "
             f"rate {float(run.plan.schedule(step_number - 1)):.4g}; "
             f"{last if run.checkpoints.steps else 'there is no checkpoint yet'}"

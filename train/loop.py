@@ -49,7 +49,7 @@ def train_and_evaluate(
 
     Raises:
       UserError: The config, the data or the working directory cannot be used.
-      TrainingError: The loss or the gradient is not finite.
+      DivergedError: The loss or the gradient is not finite.
       SystemExit: A signal came and a checkpoint was written; the status is 128 + its number.
     """
     started = time.monotonic() if started is None else started

@@ -4,7 +4,7 @@ import base64
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,12 +15,12 @@ from googlenet_jax.report.diagnostics import BINS, MISTAKES, Diagnosis, Predicti
 from googlenet_jax.report.runs import (
     Group,
     Run,
-    Spread,
     deciding_split,
     differing,
     read_groups,
     shared,
 )
+from googlenet_jax.report.spread import Spread, binomial_error, paired
 from googlenet_jax.report.style import THEMES
 from googlenet_jax.storage.summary import selection_split
 from googlenet_jax.version import __version__
@@ -83,11 +83,14 @@ class Lead:
       points: Difference of their accuracies in percentage points.
       error: Standard error of such a difference, in percentage points.
       examples: Images that the accuracies were measured on.
+      paired: Difference of the test accuracies at the last epoch, seed by seed; None if the groups
+        share no seed.
     """
 
     points: float
     error: float
     examples: int
+    paired: Spread | None
 
     @property
     def is_clear(self) -> bool:
@@ -165,8 +168,9 @@ def lead(groups: Sequence[Group], split: str, test_examples: int) -> Lead:
     first, second = (group.best(f"{split}_accuracy").mean for group in groups[:2])
     valid_examples = min(group.runs[0].config.data.valid_examples for group in groups[:2])
     examples = valid_examples if split == "valid" else test_examples
-    variances = [mean * (1 - mean) / examples for mean in (first, second)]  # binomial
-    return Lead(100 * (first - second), 100 * math.sqrt(sum(variances)), examples)
+    error = math.hypot(*(binomial_error(mean, examples) for mean in (first, second)))
+    one, other = (group.by_seed("test_accuracy") for group in groups[:2])
+    return Lead(100 * (first - second), 100 * error, examples, paired(one, other))
 
 
 def charts(groups: Sequence[Group]) -> dict[str, bytes]:
@@ -214,6 +218,14 @@ def spread(value: Spread) -> str:
     return f"{100 * value.mean:.2f}{deviation} %".replace(" ", "\N{NO-BREAK SPACE}")
 
 
+def interval(value: Spread) -> str:
+    """The mean's 95 % interval in percent; nothing for a single seed."""
+    if value.interval is None:
+        return ""
+    low, high = (100 * end for end in value.interval)
+    return f"{low:.2f} to {high:.2f}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def counted(number: int, noun: str) -> str:
     """A number and its noun: "1 image", "2,000 images"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
@@ -243,8 +255,6 @@ def _template() -> "jinja2.Template":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Any] = {
-        each.__name__: each for each in (percent, spread, counted, duration, terms, describe)
-    }
-    environment.filters |= filters
+    filters = (percent, spread, interval, counted, duration, terms, describe)
+    environment.filters |= {each.__name__: each for each in filters}
     return environment.get_template(TEMPLATE)

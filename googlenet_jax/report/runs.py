@@ -4,10 +4,9 @@ import dataclasses
 import itertools
 import json
 import os
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 
@@ -16,6 +15,7 @@ from googlenet_jax.config import Config
 from googlenet_jax.data import DatasetInfo
 from googlenet_jax.errors import CheckpointError, UserError
 from googlenet_jax.fileio import WorkdirPath
+from googlenet_jax.report.spread import Spread
 from googlenet_jax.storage.checkpoint import Checkpoints, Record, rank
 from googlenet_jax.storage.loading import abstract_state, read_checkpoints, read_info
 from googlenet_jax.storage.summary import best_entry, selection_metrics, selection_split
@@ -76,25 +76,6 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
-    """A quantity over several seeds.
-
-    Attributes:
-      mean: Mean over the seeds.
-      std: Sample standard deviation (n - 1); None for a single seed.
-    """
-
-    mean: float
-    std: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Self:
-        """The spread of at least one value."""
-        std = statistics.stdev(values) if len(values) > 1 else None
-        return cls(statistics.fmean(values), std)
-
-
-@dataclasses.dataclass(frozen=True)
 class Group:
     """Runs that differ only in their seed.
 
@@ -122,8 +103,12 @@ class Group:
 
     def final(self, name: str) -> Spread | None:
         """The same at the last epoch of each run; None if one of them was not evaluated there."""
-        values = [run.final[name] for run in self.runs if name in run.final]
-        return Spread.of(values) if len(values) == len(self.runs) else None
+        values = self.by_seed(name)
+        return Spread.of([*values.values()]) if len(values) == len(self.runs) else None
+
+    def by_seed(self, name: str) -> dict[int, float]:
+        """The same of each run that was evaluated at its last epoch, by its seed."""
+        return {run.config.seed: run.final[name] for run in self.runs if name in run.final}
 
 
 def read_groups(workdirs: Sequence[WorkdirPath]) -> list[Group]:

@@ -23,6 +23,7 @@ from googlenet_jax.data import DatasetInfo, Split
 from googlenet_jax.errors import UserError
 from googlenet_jax.report import diagnostics, figures, page, published, runs
 from googlenet_jax.report.diagnostics import BINS, Confusion, Diagnosis
+from googlenet_jax.report.spread import Spread
 from googlenet_jax.report.style import THEMES
 from googlenet_jax.storage.workdir import read_config
 from train import console
@@ -186,9 +187,13 @@ def test_spread_by_hand(groups):
     assert (valid.mean, valid.std) == pytest.approx((0.8, 0.02**0.5))
     assert (test.mean, test.std) == pytest.approx((0.6, 0.02**0.5))
     assert groups[0].final("test_accuracy").mean == pytest.approx(0.65)
-    assert groups[1].best("test_accuracy") == runs.Spread(0.95, None)
+    assert groups[1].best("test_accuracy") == Spread(0.95, None, 1)
     assert page.spread(valid).split() == ["80.00", "±", "14.14", "%"]
     assert page.spread(groups[1].best("valid_accuracy")).split() == ["50.00", "%"]
+    half = 12.7062 * 14.1421 / 2**0.5  # Student's t for one degree of freedom
+    low, _, high = page.interval(valid).split()
+    assert (float(low), float(high)) == pytest.approx((80 - half, 80 + half), abs=0.01)
+    assert page.interval(groups[1].best("valid_accuracy")) == ""
 
 
 def test_plurals():
@@ -220,7 +225,8 @@ def test_lead_by_hand(groups):
     assert (found.points, found.error) == pytest.approx((30.0, 14.3178), rel=1e-4)
     assert found.examples == 20
     assert found.is_clear
-    assert not page.Lead(points=10.0, error=6.0, examples=100).is_clear
+    assert (found.paired.mean, found.paired.n) == pytest.approx((0.7 - 0.95, 1))  # seed 0
+    assert not page.Lead(points=10.0, error=6.0, examples=100, paired=None).is_clear
 
 
 def test_published_results_are_those_of_the_documents():
