@@ -1,8 +1,6 @@
-"""`benchmarks.recipes`: its table against hand calculation, and skipping of finished runs."""
+"""`benchmarks.recipes`: its arms, and its table against hand calculation."""
 
-import json
 import math
-import types
 
 import pytest
 
@@ -11,7 +9,8 @@ from benchmarks import recipes
 
 def line(arm, seed, none, mirror=0.0, epochs=20):
     accuracy = {"none": none, "mirror": mirror, "shifts": mirror}
-    return {"arm": arm, "epochs": epochs, "seed": seed, "test_accuracy": accuracy}
+    settings = {"train.epochs": epochs}
+    return {"arm": arm, "seed": seed, "settings": settings, "test_accuracy": accuracy}
 
 
 def test_the_table_pairs_runs_with_the_same_seed():
@@ -31,8 +30,8 @@ def test_the_table_pairs_runs_with_the_same_seed():
 
 @pytest.mark.parametrize("arm", recipes.ARMS)
 def test_an_arm_is_row_8_plus_one_ingredient(arm):
-    config = recipes.config_of(recipes.Run(arm, 20, 3), "archive")
-    base = recipes.config_of(recipes.Run("row 8", 20, 3), "archive")
+    config = recipes.trial(arm, 20, 3, "archive").config
+    base = recipes.trial("row 8", 20, 3, "archive").config
     changed = {name for name, _, value in config.options()} & {
         name
         for (name, _, value), (_, _, other) in zip(config.options(), base.options(), strict=True)
@@ -40,24 +39,3 @@ def test_an_arm_is_row_8_plus_one_ingredient(arm):
     }
     assert changed == recipes.ARMS[arm].keys()
     assert (config.seed, config.train.epochs, config.data.downscale) == (3, 20, 2)
-
-
-def test_finished_runs_are_skipped(tmp_path, monkeypatch, capsys):
-    out, trained = tmp_path / "runs.jsonl", []
-    out.write_text(json.dumps(line("row 8", 0, 0.5)) + "\n")
-
-    dataset = types.SimpleNamespace(provenance={"sha256": "x"})
-
-    def train(config, dataset):
-        trained.append((config.seed, config.optimizer.nesterov))
-        return {"test_accuracy": {"none": 0.5}, "seconds": 1.0}
-
-    monkeypatch.setattr(recipes.data, "load", lambda config, seed: dataset)
-    monkeypatch.setattr(recipes, "train", train)
-    arguments = ["recipes", "--out", str(out), "--arms", "row 8", "Nesterov", "--seeds", "0", "1"]
-    monkeypatch.setattr("sys.argv", arguments)
-    for _ in range(2):
-        recipes.main()
-    assert trained == [(0, True), (1, False), (1, True)]
-    assert len(recipes.read(out)) == 4
-    assert "| 20 | Nesterov | 2 | 50.00 | +0.00 |" in capsys.readouterr().out
