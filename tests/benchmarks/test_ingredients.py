@@ -1,10 +1,11 @@
-"""`benchmarks.recipes`: its arms, and its table against hand calculation."""
+"""`benchmarks.recipes` and `benchmarks.question`: their arms, and their table by hand."""
 
 import math
 
 import pytest
 
-from benchmarks import recipes
+from benchmarks import arms, question, recipes
+from googlenet_jax.models import layer_table
 
 
 def line(arm, seed, none, mirror=0.0, epochs=20):
@@ -18,7 +19,7 @@ def test_the_table_pairs_runs_with_the_same_seed():
         *(line("row 8", seed, none, 0.72) for seed, none in enumerate((0.70, 0.71, 0.69))),
         *(line("Nesterov", seed, none) for seed, none in ((0, 0.71), (1, 0.73))),
     ]
-    rows = recipes.table(lines).splitlines()[2:]
+    rows = arms.table(lines)[2:]
     # Pairs of +1 and +2: mean 1.5, deviation sqrt(1/2); t is 12.706 for one degree of freedom.
     half = 12.706 * math.sqrt(0.5) / math.sqrt(2)
     assert (
@@ -30,8 +31,8 @@ def test_the_table_pairs_runs_with_the_same_seed():
 
 @pytest.mark.parametrize("arm", recipes.ARMS)
 def test_an_arm_is_row_8_plus_one_ingredient(arm):
-    config = recipes.trial(arm, 20, 3, "archive").config
-    base = recipes.trial("row 8", 20, 3, "archive").config
+    config = arms.trial(recipes.ARMS, arm, 20, 3, "archive").config
+    base = arms.trial(recipes.ARMS, "row 8", 20, 3, "archive").config
     changed = {name for name, _, value in config.options()} & {
         name
         for (name, _, value), (_, _, other) in zip(config.options(), base.options(), strict=True)
@@ -39,3 +40,26 @@ def test_an_arm_is_row_8_plus_one_ingredient(arm):
     }
     assert changed == recipes.ARMS[arm].keys()
     assert (config.seed, config.train.epochs, config.data.downscale) == (3, 20, 2)
+
+
+@pytest.mark.parametrize(
+    ("arm", "size", "other"),
+    [
+        ("GoogLeNet, the ResNet's parameters", "parameters", "ResNet-164, 5e-4, cosine"),
+        ("GoogLeNet, the ResNet's multiplications", "macs", "ResNet-164, 5e-4, cosine"),
+        ("ResNet-164, GoogLeNet's parameters", "parameters", "row 8"),
+        ("ResNet-20, GoogLeNet's parameters", "parameters", "row 8"),
+    ],
+)
+def test_networks_that_are_compared_have_the_same_size(arm, size, other):
+    def measure(arm):
+        model = arms.trial(question.ARMS, arm, 20, 0, "").config.model
+        return sum(getattr(row, size) for row in layer_table.layer_table(model, (16, 16, 3), 10))
+
+    assert measure(arm) == pytest.approx(measure(other), rel=0.02)
+
+
+def test_each_network_has_either_recipe():
+    cells = [arms.trial(question.ARMS, arm, 20, 0, "").config for arm in [*question.ARMS][:8]]
+    combinations = {(c.model.name, c.optimizer.weight_decay, c.optimizer.schedule) for c in cells}
+    assert len(combinations) == 8

@@ -1,6 +1,6 @@
 """Injects hundreds of kills and faults into programs, and runs each command again.
 
-    python -m tests.faults --kills 200 --faults 200 --jobs 2 --out runs/faults
+    python -m tests.faults --kills 200 --faults 200 --reads 20 --jobs 2 --out runs/faults
 
 Each finished case is a line in the output folder; the same command again runs only the rest.
 The second run of a case must be bit-identical to an undisturbed run, or be refused with a
@@ -28,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--faults", type=int, default=200)
+    parser.add_argument("--reads", type=int, default=20, help="runs that are read meanwhile")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="parallel processes")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
@@ -38,6 +39,7 @@ def main() -> None:
     out = arguments.out.absolute()
     cases = [f"kill-{i}" for i in range(arguments.kills)]
     cases += [f"fault-{i}" for i in range(arguments.faults)]
+    cases += [f"read-{i}" for i in range(arguments.reads)]
     if arguments.case:
         os.environ.update(environment(out))  # before JAX is imported
     if arguments.worker is not None or arguments.case:
@@ -85,7 +87,7 @@ def environment(out: Path) -> dict[str, str]:
 def work(arguments: argparse.Namespace, out: Path, cases: list[str]) -> None:
     """Makes the undisturbed base run (worker -1), or runs every n-th missing case."""
     from tests.faults import lives
-    from tests.faults.cases import FAULTS, KILLS, Base, choose, make_base, run_case
+    from tests.faults.cases import KINDS, Base, choose, make_base, run_case
 
     lives.prepare()
     base_folder = out / "base"
@@ -99,7 +101,7 @@ def work(arguments: argparse.Namespace, out: Path, cases: list[str]) -> None:
         cases = [case for case in cases[arguments.worker :: arguments.jobs] if case not in done]
     for case in cases:
         rng = random.Random(f"{arguments.seed} {case}")
-        kind = choose(KILLS if case.startswith("kill") else FAULTS, rng)
+        kind = choose(KINDS[case.partition("-")[0]], rng)
         folder = out / case
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()

@@ -37,6 +37,8 @@ FAULTS = {
     "an export is damaged": 2,
 }
 
+KINDS = {"kill": KILLS, "fault": FAULTS, "read": {"a run is read while it saves": 1}}
+
 
 @dataclasses.dataclass(frozen=True)
 class Base:
@@ -145,6 +147,8 @@ def _disturbed(kind: str, rng: random.Random, base: Base, workdir: Path, again: 
         return [live(*again, _kill_at(rng, base, workdir))]
     if kind == "a run is killed three times":
         return [live(*again, _kill_at(rng, base, workdir)) for _ in range(3)]
+    if kind == "a run is read while it saves":
+        return [live(*again, lives.read_meanwhile(workdir))]
     if kind.startswith("SIG"):
         names = kind.replace(" twice", "").split(", ")
         signals = [signal.Signals[name] for name in names] * (1 + kind.endswith("twice"))

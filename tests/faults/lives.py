@@ -188,6 +188,35 @@ def refuse_at(number: int, folder: Path, error: int) -> Callable[[], None]:
     return at_changes(folder, act)
 
 
+def read_meanwhile(workdir: Path) -> Callable[[], None]:
+    """Loads the run's newest checkpoint in another process, again and again until it is finished.
+
+    An error goes to the program's stderr. Each load adds a byte to the file `loads` beside the
+    working directory.
+    """
+
+    def read() -> None:
+        from googlenet_jax.storage.loading import load_run
+        from train import console
+
+        console.mute_libraries()
+        loads = os.open(workdir.parent / "loads", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        while not (workdir / "summary.json").exists():
+            if (workdir / "checkpoints").exists() and any((workdir / "checkpoints").glob("[0-9]*")):
+                load_run(workdir, "latest")
+                os.write(loads, b".")
+
+    def fork() -> None:
+        if not os.fork():
+            try:
+                read()
+            except BaseException:
+                traceback.print_exc()
+            os._exit(0)
+
+    return fork
+
+
 def limit_files(size: int) -> None:
     """Limits the size of files, in bytes; this also affects TensorStore."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

@@ -190,8 +190,11 @@ def main(name: str, out: Path, seed: int) -> None:
             for answer in answer_all(name, out, work, seed, indices, printed.fileno()):
                 answers.write(json.dumps(answer) + "\n")
                 answers.flush()
-                if "ready" in answer:
-                    gc.freeze()  # a collection then skips the libraries' objects
+                if "ready" in answer or answer.get("index", 1) % 100 == 0:
+                    # A failed read collects garbage (`errors.no_logging`), and need not look at
+                    # the libraries' objects and at what they have cached.
+                    gc.collect()
+                    gc.freeze()
         except Exception:
             os.dup2(complaints, 2)
             traceback.print_exc()

@@ -1,0 +1,83 @@
+"""Arms of an experiment at the small scale: row 8, and row 8 with some settings changed.
+
+`benchmarks.recipes` and `benchmarks.question` are such experiments. Each finished run is one line
+of JSON (`train.trials`), and the same command skips it. Two commands may share the file of lines
+if they have different seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs import cifar10
+from googlenet_jax.report.spread import Spread, paired
+from train import console
+from train.trials import SMALL, Line, Trial, change, complete, read
+
+Arms = Mapping[str, Mapping[str, Any]]
+"""What each arm changes of row 8, by its name."""
+BASE = "row 8"
+
+
+def trial(
+    arms: Arms, arm: str, epochs: int, seed: int, data_path: str, tta: Sequence[str] = ()
+) -> Trial:
+    """A run of an arm."""
+    length = {"train.epochs": epochs, "eval.every_epochs": epochs}
+    changes = {**SMALL, **length, "seed": seed, "data.path": data_path, **arms[arm]}
+    return Trial(arm, change(cifar10.get_config(), changes), tuple(tta))
+
+
+def table(lines: Sequence[Line]) -> list[str]:
+    """A line for each arm and length: its mean, and the mean difference to row 8, seed by seed."""
+    found: dict[tuple[int, str], dict[int, float]] = {}
+    for line in lines:
+        for tta, accuracy in line.get("test_accuracy", {}).items():
+            if tta == "none" or line["arm"] == BASE:
+                arm = line["arm"] if tta == "none" else f"{BASE}, tested with {tta}"
+                key = line["settings"]["train.epochs"], arm
+                found.setdefault(key, {})[line["seed"]] = 100 * accuracy
+    rows = ["| epochs | arm | seeds | mean accuracy | difference to row 8 | 95 % interval |"]
+    rows.append("|---:|---|---:|---:|---:|---:|")
+    for (epochs, arm), accuracies in sorted(found.items()):
+        gain = paired(accuracies, found.get((epochs, BASE), {})) if arm != BASE else None
+        difference = interval = ""
+        if gain and gain.interval:
+            difference = f"{gain.mean:+.2f}"
+            interval = f"{gain.interval[0]:+.2f} to {gain.interval[1]:+.2f}"
+        mean = Spread.of([*accuracies.values()]).mean
+        rows.append(
+            f"| {epochs} | {arm} | {len(accuracies)} | {mean:.2f} | {difference} | {interval} |"
+        )
+    return rows
+
+
+def main(argv: list[str], program: str, purpose: str, arms: Arms, tta: Sequence[str] = ()) -> None:
+    """Trains what is missing, then prints the table.
+
+    Args:
+      argv: Command-line arguments.
+      program: Name of the module.
+      purpose: For --help.
+      arms: By name; one of them is `BASE`, without changes.
+      tta: Kinds of test-time augmentation that each run is tested with, besides none.
+    """
+    parser = console.Parser(program, description=purpose)
+    parser.add_argument("--data-path", default="", help="CIFAR-10, if it is not TFDS's")
+    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines")
+    parser.add_argument("--runs", type=Path, default=Path("runs/arms"), help="folder of the runs")
+    parser.add_argument("--arms", nargs="+", choices=arms, default=[*arms], metavar="ARM")
+    parser.add_argument("--epochs", nargs="+", type=int, default=[20])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[*range(5)])
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    arguments = parser.parse_args(argv)
+    if not arguments.table:
+        trials = [
+            trial(arms, arm, epochs, seed, arguments.data_path, tta)
+            for epochs in arguments.epochs
+            for seed in arguments.seeds
+            for arm in arguments.arms
+        ]
+        complete(trials, arguments.out, arguments.runs)
+    for line in table(read(arguments.out)):
+        console.say(line)
