@@ -210,7 +210,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, module: str, **options: Any):
-        super().__init__(f"python -m {module}", allow_abbrev=False, **options)
+        super().__init__(command(module), allow_abbrev=False, **options)
 
     def add_checkpoint(self) -> None:
         """Adds --workdir and --checkpoint, which name a checkpoint of a run."""
@@ -229,6 +229,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises a UserError."""
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def command(module: str) -> str:
+    """How to start a program: `python -m train.evaluate`, or of a wheel `googlenet-jax evaluate`.
+
+    Args:
+      module: The program's module, for example "train.evaluate".
+    """
+    if Path(__file__).parents[1].name != "programs":
+        return f"python -m {module}"
+    return f"googlenet-jax {module.removeprefix('train.').replace('main', 'train')}"
 
 
 def local_path(text: str) -> Path:
