@@ -12,7 +12,7 @@ prepared batch.
 import argparse
 import contextlib
 import ctypes
-import importlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from train import allocator
+from train import allocator, console
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
 
@@ -283,6 +283,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--plot", type=Path, help="file for a plot of images/s over the batch size")
     arguments = parser.parse_args()
+    if importlib.util.find_spec("torch") is None:
+        console.complain("PyTorch is missing, the other side of the comparison: pip install torch")
+        sys.exit(2)
 
     found: dict[str, Any] = {"machine": machine(), "rows": [], "start_up": []}
 
