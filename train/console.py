@@ -18,9 +18,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import absl.logging
+from tqdm import tqdm
 
 from googlenet_jax import fileio
 from googlenet_jax.config import TTA
@@ -159,6 +160,15 @@ def mute_libraries() -> None:
     for library in ("PIL", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax, in its threads, and TFDS
+    logging.getLogger("googlenet_jax").handlers = [_Notes()]
+
+
+class _Notes(logging.Handler):
+    """Prints what the library logs, such as the name of a picture that is left out."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record to stderr in one line."""
+        say(f"warning: {record.getMessage()}", sys.stderr)
 
 
 def complain(error: object) -> None:
@@ -166,9 +176,17 @@ def complain(error: object) -> None:
     print(f"error: {one_line(error)}", file=sys.stderr)
 
 
-def say(line: object) -> None:
-    """Prints a line and flushes it; characters that a terminal would not show are escaped."""
-    print(printable(line), flush=True)
+def say(line: object, file: TextIO | None = None) -> None:
+    """Prints a line and flushes it; characters that a terminal would not show are escaped.
+
+    Progress bars are cleared before, and drawn again below the line.
+
+    Args:
+      line: Its text.
+      file: Standard output if None.
+    """
+    with tqdm.external_write_mode(file or sys.stdout):
+        print(printable(line), file=file, flush=True)
 
 
 def report(error: BaseException) -> int | None:
@@ -179,13 +197,13 @@ def report(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno in OUTSIDE:
         complain(f"{error.filename or 'output'}: {error.strerror}")
         return 1
-    if missing := _missing_devices():
+    if missing := missing_devices():
         complain(missing)
         return 2
     return None
 
 
-def _missing_devices() -> str:
+def missing_devices() -> str:
     """Why JAX finds no device; empty if it finds one or has not been imported."""
     if "jax" not in sys.modules:
         return ""

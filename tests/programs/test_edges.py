@@ -86,6 +86,13 @@ def test_closed_standard_streams_are_replaced(tmp_path, redirect):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_what_the_library_logs_is_one_line():
+    """Such as the name of a picture that is left out."""
+    body = "import logging, absl.logging\n"
+    body += "logging.getLogger('googlenet_jax.training').warning('left out: %s', 'a\\nb')"
+    assert program(body).stderr == "warning: left out: a\\nb\n"
+
+
 def test_a_full_disk_under_stdout_is_one_line():
     ended = program("console.say('x')", redirect="> /dev/full")
     assert ended.returncode == 1
