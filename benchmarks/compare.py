@@ -123,6 +123,13 @@ def _serve(connection: Connection, contender: Contender) -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
+def check_torch() -> None:
+    """Ends the program with one line if PyTorch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        console.complain("PyTorch is missing, the other side of the comparison: pip install torch")
+        sys.exit(2)
+
+
 def on_gpu() -> bool:
     """Whether a GPU is available."""
     import torch
@@ -283,10 +290,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--plot", type=Path, help="file for a plot of images/s over the batch size")
     arguments = parser.parse_args()
-    if importlib.util.find_spec("torch") is None:
-        console.complain("PyTorch is missing, the other side of the comparison: pip install torch")
-        sys.exit(2)
-
+    check_torch()
     found: dict[str, Any] = {"machine": machine(), "rows": [], "start_up": []}
 
     def keep() -> None:
