@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import sys
 import threading
 import time
@@ -34,7 +35,8 @@ def compile_steps(feed: Feed, state: TrainState) -> bool:
 
     def tell(lowered: jax.stages.Lowered) -> None:
         nonlocal key
-        key = hashlib.sha256((lowered.as_text() + json.dumps(environment())).encode()).hexdigest()
+        compiler = json.dumps([environment(), os.environ.get("XLA_FLAGS")])
+        key = hashlib.sha256((lowered.as_text() + compiler).encode()).hexdigest()
         where = "not in the cache"
         if key in seconds:
             where = f"in the cache; it took {seconds[key]:.0f} s to compile them"

@@ -352,12 +352,12 @@ def test_names_are_text(text):
 
 def test_prints_the_verdict(workdirs, tmp_path, capsys):
     (tmp_path / "one").mkdir()
-    for name in ("9-mistake-01.png", "norms-dark.png", "1-mine.png", "accuracy.png"):
+    for name in ("9-mistake-01.png", "9-confusion-dark.png", "1-mine.png", "accuracy.png"):
         (tmp_path / "one" / name).touch()
     train.report.main([str(workdirs[0]), f"--out={tmp_path / 'one'}"])
     # Of an earlier report, unlike the other two.
     assert not (tmp_path / "one" / "9-mistake-01.png").exists()
-    assert not (tmp_path / "one" / "norms-dark.png").exists()
+    assert not (tmp_path / "one" / "9-confusion-dark.png").exists()
     assert (tmp_path / "one" / "1-mine.png").exists()
     assert (tmp_path / "one" / "accuracy.png").exists()
     assert capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ") == (
