@@ -42,6 +42,9 @@ def start(main: Callable[[list[str]], None]) -> None:
     """
     _open_standard_streams()
     threading.excepthook, sys.unraisablehook = _report_from_thread, take_lost
+    library = logging.getLogger("googlenet_jax")
+    library.addHandler(_Notes())
+    library.propagate = False  # to handlers that other libraries have given the root logger
     try:
         run(main)
         return
@@ -160,7 +163,6 @@ def mute_libraries() -> None:
     for library in ("PIL", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax, in its threads, and TFDS
-    logging.getLogger("googlenet_jax").handlers = [_Notes()]
 
 
 class _Notes(logging.Handler):

@@ -88,7 +88,7 @@ def test_closed_standard_streams_are_replaced(tmp_path, redirect):
 
 def test_what_the_library_logs_is_one_line():
     """Such as the name of a picture that is left out."""
-    body = "import logging, absl.logging\n"
+    body = "import logging\nlogging.basicConfig()  # as some libraries do\n"
     body += "logging.getLogger('googlenet_jax.training').warning('left out: %s', 'a\\nb')"
     assert program(body).stderr == "warning: left out: a\\nb\n"
 
