@@ -66,6 +66,11 @@ def run(main: Callable[[list[str]], None]) -> None:
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
         interrupted = True
+        while frame:
+            # NumPy and JAX, half imported, print a traceback or crash.
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                os._exit(128 + signal.SIGINT)
+            frame = frame.f_back
         raise KeyboardInterrupt
 
     mute_libraries()
