@@ -9,4 +9,4 @@ COPY train train
 COPY configs configs
 RUN pip install --no-cache-dir '.[cuda]'
 # Not in a shell of its own: SIGTERM goes to the program, which saves.
-ENTRYPOINT ["python", "-m", "train.main"]
+ENTRYPOINT ["googlenet-jax", "train"]

@@ -12,7 +12,7 @@ prepared batch.
 import argparse
 import contextlib
 import ctypes
-import importlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from train import allocator
+from train import allocator, console
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
 
@@ -121,6 +121,13 @@ def _serve(connection: Connection, contender: Contender) -> None:
         connection.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6))
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def check_torch() -> None:
+    """Ends the program with one line if PyTorch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        console.complain("PyTorch is missing, the other side of the comparison: pip install torch")
+        sys.exit(2)
 
 
 def on_gpu() -> bool:
@@ -283,7 +290,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--plot", type=Path, help="file for a plot of images/s over the batch size")
     arguments = parser.parse_args()
-
+    check_torch()
     found: dict[str, Any] = {"machine": machine(), "rows": [], "start_up": []}
 
     def keep() -> None:

@@ -20,7 +20,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import TRAINING_GFLOP, TURN_SECONDS, Contender, Rival, machine
+from benchmarks.compare import (
+    TRAINING_GFLOP,
+    TURN_SECONDS,
+    Contender,
+    Rival,
+    check_torch,
+    machine,
+)
 from benchmarks.targets import TARGETS
 
 # By NVIDIA's data sheets an H200 has the same peak as an H100.
@@ -160,6 +167,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.5, help="time limit, saving included")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[128, 512, 1024])
     arguments, overrides = parser.parse_known_args()
+    check_torch()
     started, out = time.monotonic(), arguments.out
     deadline = started + 60 * arguments.minutes - SAVING_SECONDS
 

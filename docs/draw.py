@@ -23,9 +23,13 @@ INK, ROOM, PROGRAM, DEVICE = "#1f2937", "#dbeafe", "#fef3c7", "#dcfce7"
 
 
 def modules() -> dict[str, Path]:
-    """The path of each module by its dotted name; a package has the name of its folder."""
+    """The path of each module by its dotted name; a package has the name of its folder.
+
+    Without `__main__`, which starts the programs by their names.
+    """
     tops = ("googlenet_jax", "train", "configs")
     paths = [path for top in tops for path in ROOT.glob(f"{top}/**/*.py")]
+    paths = [path for path in paths if path.stem != "__main__"]
     names = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in paths}
     return {name.removesuffix(".__init__"): path for name, path in names.items()}
 

@@ -18,9 +18,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import absl.logging
+from tqdm import tqdm
 
 from googlenet_jax import fileio
 from googlenet_jax.config import TTA
@@ -41,6 +42,9 @@ def start(main: Callable[[list[str]], None]) -> None:
     """
     _open_standard_streams()
     threading.excepthook, sys.unraisablehook = _report_from_thread, take_lost
+    library = logging.getLogger("googlenet_jax")
+    library.addHandler(_Notes())
+    library.propagate = False  # to handlers that other libraries have given the root logger
     try:
         run(main)
         return
@@ -62,6 +66,11 @@ def run(main: Callable[[list[str]], None]) -> None:
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
         interrupted = True
+        while frame:
+            # NumPy and JAX, half imported, print a traceback or crash.
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                os._exit(128 + signal.SIGINT)
+            frame = frame.f_back
         raise KeyboardInterrupt
 
     mute_libraries()
@@ -161,14 +170,30 @@ def mute_libraries() -> None:
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax, in its threads, and TFDS
 
 
+class _Notes(logging.Handler):
+    """Prints what the library logs, such as the name of a picture that is left out."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record to stderr in one line."""
+        say(f"warning: {record.getMessage()}", sys.stderr)
+
+
 def complain(error: object) -> None:
     """Prints an error to stderr in one line, whatever characters it contains."""
     print(f"error: {one_line(error)}", file=sys.stderr)
 
 
-def say(line: object) -> None:
-    """Prints a line and flushes it; characters that a terminal would not show are escaped."""
-    print(printable(line), flush=True)
+def say(line: object, file: TextIO | None = None) -> None:
+    """Prints a line and flushes it; characters that a terminal would not show are escaped.
+
+    Progress bars are cleared before, and drawn again below the line.
+
+    Args:
+      line: Its text.
+      file: Standard output if None.
+    """
+    with tqdm.external_write_mode(file or sys.stdout):
+        print(printable(line), file=file, flush=True)
 
 
 def report(error: BaseException) -> int | None:
@@ -179,13 +204,13 @@ def report(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno in OUTSIDE:
         complain(f"{error.filename or 'output'}: {error.strerror}")
         return 1
-    if missing := _missing_devices():
+    if missing := missing_devices():
         complain(missing)
         return 2
     return None
 
 
-def _missing_devices() -> str:
+def missing_devices() -> str:
     """Why JAX finds no device; empty if it finds one or has not been imported."""
     if "jax" not in sys.modules:
         return ""
@@ -210,7 +235,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, module: str, **options: Any):
-        super().__init__(f"python -m {module}", allow_abbrev=False, **options)
+        super().__init__(command(module), allow_abbrev=False, **options)
 
     def add_checkpoint(self) -> None:
         """Adds --workdir and --checkpoint, which name a checkpoint of a run."""
@@ -229,6 +254,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises a UserError."""
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def command(module: str) -> str:
+    """How to start a program: `python -m train.evaluate`, or of a wheel `googlenet-jax evaluate`.
+
+    Args:
+      module: The program's module, for example "train.evaluate".
+    """
+    if Path(__file__).parents[1].name != "programs":
+        return f"python -m {module}"
+    return f"googlenet-jax {module.removeprefix('train.').replace('main', 'train')}"
 
 
 def local_path(text: str) -> Path:

@@ -27,7 +27,7 @@ GAP = 2  # pixels around each image
 def main(argv: list[str]) -> None:
     """Writes contact_sheet.png into the working directory."""
     if {"--help", "-h"} & set(argv):
-        print(f"{__doc__}\n{flags.help_text()}")
+        print(f"{__doc__}\n{flags.help_text(argv)}")
         return
     config, workdir = flags.parse(argv)
     fileio.check(workdir)

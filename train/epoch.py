@@ -14,12 +14,15 @@ from googlenet_jax.storage.checkpoint import Checkpoints, Record
 from googlenet_jax.training.feeds import Feed
 from googlenet_jax.training.plan import Plan
 from googlenet_jax.training.state import TrainState
+from train import console, messages
 from train.progress import Progress
 from train.stop import StopRequest
 
 # A call of the compiled steps takes about this long: long enough to hide the latency of a call,
 # short enough to serve signals and the progress bar. It changes no bit of the result.
 CALL_SECONDS = 0.5
+LONG_SECONDS = 8 * 3600.0
+"""A run that will take longer says so, once it has a pace."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Run:
       feed: Its images and compiled programs.
       checkpoints: In the working directory.
       stop: Knows whether a signal has asked the run to end.
+      first_step: The step at which this process began.
     """
 
     config: Config
@@ -39,6 +43,7 @@ class Run:
     feed: Feed
     checkpoints: Checkpoints
     stop: StopRequest
+    first_step: int
 
 
 def train_epoch(
@@ -65,11 +70,13 @@ def train_epoch(
     plan = run.plan
     start, end = epoch * plan.steps_per_epoch, plan.epoch_end(epoch)
     steps_done, call_steps = int(train_state.step), steps_per_call or 1
-    epoch_seconds = record.epoch_seconds
+    epoch_seconds, is_first = record.epoch_seconds, steps_done == run.first_step
 
     def save() -> None:
         unfinished = dataclasses.replace(record, epoch_seconds=epoch_seconds)
         run.checkpoints.save(train_state, unfinished)
+
+    calls = 0
 
     with Progress(f"epoch {epoch + 1}/{plan.epochs}", steps_done - start, end - start) as bar:
         while steps_done < end:
@@ -100,6 +107,11 @@ def train_epoch(
                 "img/s": f"{num_steps * run.config.train.batch_size / seconds:.0f}",
             }
             bar.update(steps_done - start, shown)
+            calls += 1
+            if calls == 2 and is_first:  # the first one is slower
+                left = (plan.total_steps - steps_done) * seconds / num_steps
+                if left > LONG_SECONDS:
+                    console.say(messages.long_run(left))
         run.stop.check(save, steps_done)
     return train_state, epoch_seconds
 

@@ -65,14 +65,13 @@ def evaluate(
     # Imported here so that a mistake on the command line is reported before JAX is loaded.
     from googlenet_jax import data
     from googlenet_jax.report.runs import identity
-    from googlenet_jax.storage.loading import load_model
+    from googlenet_jax.storage.loading import load_data, load_model
     from googlenet_jax.storage.workdir import read_config
     from googlenet_jax.training import feeds
 
     config = read_config(workdir)
     model = load_model(workdir, checkpoint)
-    config.data.path = data_path or config.data.path
-    dataset = data.load(config.data, config.seed)
+    dataset = load_data(config, data_path)
     source, is_imported = dataset.provenance["source"], "imported" in model.record.provenance
     # A PyTorch state dict has no class names, so imported networks may have numbers instead.
     are_numbers = model.info.class_names == tuple(map(str, range(model.info.num_classes)))

@@ -19,10 +19,11 @@ from googlenet_jax import fileio
 from googlenet_jax.config import Config, check_name
 from googlenet_jax.errors import ConfigError, UserError
 from googlenet_jax.fileio import WorkdirPath
+from train import console
 
 MAX_BYTES = 2**20  # largest config file that is read
 USAGE = """\
-usage: python -m train.main --config CONFIG [--config.FIELD=VALUE ...] [--workdir DIR]
+usage: {command} --config CONFIG [--config.FIELD=VALUE ...] [--workdir DIR]
          [--coordinator HOST:PORT --num_processes N --process_id I]
 
 Trains a network. If the working directory holds checkpoints, the run resumes from the newest.
@@ -35,9 +36,9 @@ Trains a network. If the working directory holds checkpoints, the run resumes fr
   --coordinator HOST:PORT, --num_processes N, --process_id I
                          address of process 0, number of processes, and number of this process,
                          from 0; not needed on Cloud TPU, SLURM, Open MPI and Kubernetes
-  --help                 show this text
+  --help                 show this text; with --config, that config's values
 
-settings and their defaults:
+settings and their {values}:
 """
 
 
@@ -47,12 +48,24 @@ def shipped_configs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
 
 
-def help_text() -> str:
-    """The text of --help: every flag, and every setting with its default, meaning and range."""
+def help_text(argv: list[str]) -> str:
+    """The text of --help: every flag, and every setting with its value, meaning and range.
+
+    Args:
+      argv: If it names a config, the values are that config's; otherwise they are the defaults.
+
+    Raises:
+      UserError: The config cannot be used.
+    """
+    named = [value for name, _, value in map(_split, join_values(argv)) if name == "config"]
+    config, values = Config(), "defaults"
+    if named and named[0]:
+        config, values = _load(_find(named[0])), f"values in {named[0]}"
     shipped = textwrap.indent(textwrap.fill(", ".join(shipped_configs()), 71), " " * 25)
-    lines = [USAGE.format(shipped=shipped)]
-    for name, field, _ in Config().options():
-        lines.append(f"  --config.{name}={field.default!r}")
+    command = console.command("train.main")
+    lines = [USAGE.format(command=command, shipped=shipped, values=values)]
+    for name, field, value in config.options():
+        lines.append(f"  --config.{name}={value!r}")
         limits = _limits(field)
         meaning = field.metadata["help"] + (f" ({limits})" if limits else "")
         lines.append(textwrap.indent(textwrap.fill(meaning, 80), " " * 8))

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     """Writes a working directory that `train.evaluate`, `load` and `train.init_from` accept."""
     parser = console.Parser(
         "train.import_torch",
-        usage="python -m train.import_torch FILE --workdir DIR [--no-transform-input] "
+        usage="%(prog)s FILE --workdir DIR [--no-transform-input] "
         "[--config CONFIG] [--config.FIELD=VALUE ...]",
         description="Imports the weights of a GoogLeNet from PyTorch: a state dict of the "
         "article's code, of torchvision or of the PyTorch CIFAR zoo.",
@@ -84,8 +84,6 @@ def write_workdir(
       DataError: The tensors do not fit the network; nothing is written.
       UserError: The directory cannot be used.
     """
-    import jax
-
     from googlenet_jax.storage import torch_weights
     from googlenet_jax.storage.checkpoint import Checkpoints, Record
     from googlenet_jax.storage.loading import abstract_state
@@ -102,8 +100,12 @@ def write_workdir(
         "official": False,
         "imported": {"layout": file.layout, **file.extra},
     }
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    summary = {"weights": origin, "step": steps, "parameters": parameters, **environment()}
+    summary = {
+        "weights": origin,
+        "step": steps,
+        "parameters": imported.num_parameters,
+        **environment(),
+    }
     with lock(workdir):
         with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
             record = Record([], info.to_dict(), origin, config=config.to_dict())

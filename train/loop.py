@@ -32,6 +32,7 @@ from train import console, messages
 from train.epoch import Run, saved_if_data_fail, train_epoch
 from train.resume import restore, start
 from train.stop import StopRequest
+from train.waiting import compile_steps
 
 
 def train_and_evaluate(
@@ -81,8 +82,7 @@ def train_and_evaluate(
 
         init_key = parallel.replicate(Keys.of(config.seed).init, mesh)
         train_state = state.initialize(init_key, config, dataset.info)
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(train_state.params))
-        console.say(f"model: {messages.describe_model(config, parameters)}")
+        console.say(f"model: {messages.describe_model(config, train_state.num_parameters)}")
 
         with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
             if checkpoints.steps and saved_config:
@@ -94,10 +94,10 @@ def train_and_evaluate(
             start_up.lap("state")
             write_config(folder, config)
             write_metrics(folder, record.history)
-            run = Run(config, plan, feed, checkpoints, stop)
+            run = Run(config, plan, feed, checkpoints, stop, int(train_state.step))
             record = train_epochs(run, folder, train_state, record, start_up)
 
-        summary = summarize(config, record, parameters)
+        summary = summarize(config, record, train_state.num_parameters)
         fileio.write_json(folder / "summary.json", summary)
         draw_curves(record.history, folder / "curves.png", str(workdir))
     console.say(messages.describe_result(summary, workdir, time.monotonic() - started))
@@ -125,8 +125,7 @@ def train_epochs(
     plan = run.plan
     if len(record.history) == plan.epochs:
         return record
-    console.say("compiling the training steps")
-    was_kept = run.feed.compile(train_state)
+    was_kept = compile_steps(run.feed, train_state)
     start_up.lap("compile (from the cache)" if was_kept else "compile")
     console.say(start_up.describe())
     every = run.config.eval.every_epochs
@@ -154,7 +153,8 @@ def train_epochs(
             history = [*record.history, entry]
             evaluation = evaluated.get(Split(selection_split(entry)))
             names = run.feed.dataset.info.class_names
-            found = health.check(history, train_state.metrics, evaluation, names)
+            batch_norm = bool(train_state.batch_stats)
+            found = health.check(history, train_state.metrics, evaluation, names, batch_norm)
             new = {kind: text for kind, text in found.items() if kind not in record.warnings}
             record = dataclasses.replace(
                 record, history=history, epoch_seconds=0.0, warnings=record.warnings | new

@@ -8,7 +8,7 @@ def main(argv: list[str]) -> None:
     from train import cluster, flags  # here: what stands above is loaded twice, before and after
 
     if {"--help", "-h", "--helpfull"} & set(argv):
-        print(flags.help_text())
+        print(flags.help_text(argv))
         return
     place, argv = cluster.Place.parse(argv)
     config, workdir = flags.parse(argv)

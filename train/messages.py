@@ -1,5 +1,6 @@
 """The lines that a run prints."""
 
+import itertools
 import time
 from typing import Any
 
@@ -65,20 +66,37 @@ def describe_model(config: Config, parameters: int) -> str:
     )
 
 
-def epoch_line(history: list[dict[str, Any]], plan: Plan) -> str:
-    """The figures of the last epoch, and the time left at the pace so far."""
-    entry = history[-1]
-    values = " ".join(
-        f"{name} {value:.4f}"
-        for name, value in entry.items()
-        if name.endswith(("_loss", "_accuracy"))
-    )
-    pace = sum(epoch["seconds"] for epoch in history) / entry["step"]
+def long_run(seconds: float) -> str:
+    """A warning that the training steps will take long at the pace of the first ones."""
+    hours = seconds / 3600
+    time_left = f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.1f} days"
     return (
-        f"[epoch {entry['epoch']}/{plan.epochs}] {values} "
-        f"learning_rate {entry['learning_rate']:.4g} images/s {entry['images_per_second']:.0f} "
-        f"left {tqdm.format_interval(pace * (plan.total_steps - entry['step']))}"
+        f"at the pace of the first steps, training takes about {time_left}; it can be stopped and "
+        "resumed at any time. Fewer --config.train.epochs, a smaller "
+        "--config.model.width_multiplier or a GPU make it shorter"
     )
+
+
+def epoch_line(history: list[dict[str, Any]], plan: Plan) -> str:
+    """The figures of the last epoch, and the time left at the pace so far.
+
+    Loss and accuracy of each split, the time, and what else finds room on a terminal of 80 columns.
+    """
+    entry = history[-1]
+    pace = sum(epoch["seconds"] for epoch in history) / entry["step"]
+    parts = [
+        f"[{entry['epoch']}/{plan.epochs}]",
+        *(
+            f"{split} {entry[f'{split}_loss']:.3f} {entry[f'{split}_accuracy']:.2%}"
+            for split in Split
+            if f"{split}_loss" in entry
+        ),
+        f"left {tqdm.format_interval(pace * (plan.total_steps - entry['step']))}",
+        f"lr {entry['learning_rate']:.3g}",
+        f"img/s {entry['images_per_second']:.0f}",
+    ]
+    widths = itertools.accumulate(len(part) + 1 for part in parts)
+    return " ".join(part for part, width in zip(parts, widths, strict=True) if width <= 81)
 
 
 def describe_result(summary: dict[str, Any], workdir: WorkdirPath, seconds: float) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from googlenet_jax import fileio
 from googlenet_jax.errors import UserError
+from googlenet_jax.report import PAGE
 from train import console
 
 
@@ -45,10 +46,13 @@ def main(argv: list[str]) -> None:
             arguments.out.mkdir(parents=True, exist_ok=True)
         for name, content in report.files.items():
             fileio.write(arguments.out / name, content)
+        for old in arguments.out.glob("*.png"):  # of an earlier report, of more runs or mistakes
+            if page.PICTURES.fullmatch(old.name) and old.name not in report.files:
+                old.unlink()
     except OSError as error:
         raise UserError(f"--out={arguments.out}: cannot be written: {error}") from error
     console.say(report.verdict)
-    console.say(f"written to {arguments.out / page.PAGE}")
+    console.say(f"written to {arguments.out / PAGE}")
 
 
 def check_folder(folder: Path) -> None:
@@ -65,7 +69,7 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"--out={folder}: {nearest} is a file, not a folder")
     if not os.access(nearest, os.W_OK):
         raise UserError(f"--out={folder}: {nearest} cannot be written")
-    page = folder / "index.html"
+    page = folder / PAGE
     if page.exists() and not page.is_file():
         raise UserError(f"{page}: is not a regular file; move it, since the report has that name")
 

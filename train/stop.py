@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
+from train import console
+
 
 class StopRequest:
     """Remembers whether a signal such as SIGTERM or Ctrl-C has asked the run to stop.
@@ -28,7 +30,7 @@ class StopRequest:
             request.signal = signal.Signals(number)
             for each in previous:
                 signal.signal(each, signal.SIG_DFL)
-            print(f"{request.signal.name}: finishing the step and saving", file=sys.stderr)
+            console.say(f"{request.signal.name}: finishing the step and saving", sys.stderr)
 
         previous = {each: signal.signal(each, note) for each in to}
         try:
@@ -44,7 +46,7 @@ class StopRequest:
 
         def send(number: int, frame: FrameType | None) -> None:
             signal.signal(signal.SIGINT, previous)
-            print("SIGINT: all processes finish the step and save", file=sys.stderr)
+            console.say("SIGINT: all processes finish the step and save", sys.stderr)
             os.kill(os.getpid(), signal.SIGTERM)
 
         previous = signal.signal(signal.SIGINT, send)
@@ -61,5 +63,5 @@ class StopRequest:
         """
         if self.signal:
             save()
-            print(f"saving step {steps_done}; run the same command to continue there", flush=True)
+            console.say(f"saving step {steps_done}; run the same command to continue there")
             sys.exit(128 + self.signal)

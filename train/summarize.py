@@ -13,10 +13,9 @@ def main(argv: list[str]) -> None:
     """Prints the table."""
     parser = console.Parser(
         "train.summarize",
-        usage="python -m train.summarize --config CONFIG [--config.FIELD=VALUE ...] "
-        f"[--format {'|'.join(FORMATS)}]",
+        usage=f"%(prog)s --config CONFIG [--config.FIELD=VALUE ...] [--format {'|'.join(FORMATS)}]",
         description="Prints each layer's shapes, parameters, memory, MACs and FLOPs per image.",
-        epilog="For configs and settings see python -m train.main --help.",
+        epilog=f"For configs and settings see {console.command('train.main')} --help.",
     )
     parser.add_argument("--format", default="text", choices=FORMATS, help="default: text")
     arguments, settings = parser.parse_known_args(argv)

@@ -16,6 +16,7 @@ Parameters are the trainable ones, so BatchNorm's running statistics do not coun
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -144,14 +145,22 @@ def totals(rows: list[LayerRow]) -> dict[str, Totals]:
     }
 
 
+def blocks(rows: list[LayerRow]) -> dict[str, Totals]:
+    """The sums of each block: of the layers whose names begin alike, such as inception3a."""
+    grouped = itertools.groupby(rows, lambda row: row.name.partition(".")[0])
+    return {name: Totals.of([*members]) for name, members in grouped}
+
+
 def to_json(rows: list[LayerRow]) -> str:
-    """A JSON object with `rows` and `totals`, whose fields are those of `LayerRow` and `Totals`."""
-    sums = {part: dataclasses.asdict(each) for part, each in totals(rows).items()}
-    return json.dumps({"rows": [dataclasses.asdict(row) for row in rows], "totals": sums}, indent=2)
+    """A JSON object with `rows` of `LayerRow`, and `blocks` and `totals` of `Totals`."""
+    values: dict[str, Any] = {"rows": [dataclasses.asdict(row) for row in rows]}
+    for part, sums in (("blocks", blocks(rows)), ("totals", totals(rows))):
+        values[part] = {name: dataclasses.asdict(each) for name, each in sums.items()}
+    return json.dumps(values, indent=2)
 
 
 def to_text(rows: list[LayerRow]) -> str:
-    """Aligned columns: the layers, then the totals."""
+    """Aligned columns: the layers, the blocks, then the totals."""
 
     def aligned(table: list[list[str]]) -> str:
         first, *others = (max(map(len, column)) for column in zip(*table, strict=True))
@@ -159,18 +168,22 @@ def to_text(rows: list[LayerRow]) -> str:
             "  ".join([name.ljust(first), *map(str.rjust, cells, others)]) for name, *cells in table
         )
 
-    return f"{aligned(_layer_cells(rows))}\n\n{aligned(_total_cells(rows))}"
+    return "\n\n".join(map(aligned, _tables(rows)))
 
 
 def to_markdown(rows: list[LayerRow]) -> str:
-    """Two tables: the layers, then the totals."""
+    """Three tables: the layers, the blocks, then the totals."""
 
     def table(cells: list[list[str]]) -> str:
         header, *body = cells
         rule = ["---", *["---:"] * (len(header) - 1)]
         return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *body))
 
-    return f"{table(_layer_cells(rows))}\n\n{table(_total_cells(rows))}"
+    return "\n\n".join(map(table, _tables(rows)))
+
+
+def _tables(rows: list[LayerRow]) -> tuple[list[list[str]], ...]:
+    return _layer_cells(rows), _block_cells(rows), _total_cells(rows)
 
 
 def _layer_cells(rows: list[LayerRow]) -> list[list[str]]:
@@ -190,6 +203,22 @@ def _layer_cells(rows: list[LayerRow]) -> list[list[str]]:
                 f"{row.flops:,}",
             ]
             for row in rows
+        ),
+    ]
+
+
+def _block_cells(rows: list[LayerRow]) -> list[list[str]]:
+    return [
+        ["block", "parameters", "outputs KiB", "MACs", "FLOPs"],
+        *(
+            [
+                name,
+                f"{each.parameters:,}",
+                f"{each.output_bytes / 2**10:,.2f}",
+                f"{each.macs:,}",
+                f"{each.flops:,}",
+            ]
+            for name, each in blocks(rows).items()
         ),
     ]
 

@@ -12,3 +12,6 @@ Every run writes:
   figures: Draws the figures.
   page: Puts it all into page.html.jinja.
 """
+
+PAGE = "index.html"
+"""The file of the page about runs."""

@@ -10,11 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from sklearn import metrics as sklearn_metrics
 
-from googlenet_jax import data
 from googlenet_jax.data import Split
 from googlenet_jax.errors import CheckpointError, DataError
 from googlenet_jax.report.runs import Run, identity
-from googlenet_jax.storage.loading import load_model
+from googlenet_jax.storage.loading import load_data, load_model
 
 MISTAKES = 24  # whose images are kept
 BINS = 15  # Guo et al., "On Calibration of Modern Neural Networks" (2017), section 5
@@ -50,8 +49,7 @@ def predict(run: Run, data_path: str) -> Predictions:
       UserError: The checkpoint or the data cannot be used.
     """
     model = load_model(run.workdir, "best")
-    config = dataclasses.replace(run.config.data, path=data_path or run.config.data.path)
-    dataset = data.load(config, run.config.seed)
+    dataset = load_data(run.config, data_path)
     if identity(dataset.provenance) != identity(run.provenance):
         raise DataError(
             f"{dataset.provenance['source']}: not the data of {run.workdir}: sha256 is "

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from googlenet_jax.errors import UserError, printable
 from googlenet_jax.fileio import WorkdirPath
-from googlenet_jax.report import figures, published
+from googlenet_jax.report import PAGE, figures, published
 from googlenet_jax.report.diagnostics import BINS, MISTAKES, Diagnosis, Predictions, predict
 from googlenet_jax.report.runs import (
     Group,
@@ -28,9 +29,13 @@ from googlenet_jax.version import __version__
 if TYPE_CHECKING:
     import jinja2
 
-PAGE = "index.html"
 TEMPLATE = "page.html.jinja"
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
+PICTURES = re.compile(
+    r"(accuracy|loss|learning-rate|throughput|norms|recall|\d+-confusion|\d+-reliability)-"
+    r"(light|dark)\.png|\d+-(filters|mistake-\d\d)\.png"
+)
+"""The names of a report's pictures."""
 NORMS = {
     "grad_norm": "gradient norm",
     "param_norm": "parameter norm",
@@ -120,13 +125,14 @@ def build(workdirs: Sequence[WorkdirPath], data_path: str) -> Report:
     info = groups[0].runs[0].info
     recall = np.stack([section.diagnosis.per_class.recall for section in sections])
     pictures |= _by_theme("recall", figures.recalls(groups, info.class_names, recall))
-    deciding = deciding_split(groups)
+    deciding, unequal = deciding_split(groups), lengths(groups)
     text = template.render(
         groups=groups,
         runs=[run for group in groups for run in group.runs],
         sections=sections,
         best=groups[0],
         deciding=deciding,
+        unequal=unequal,
         lead=lead(groups, deciding, sections[0].examples) if groups[1:] else None,
         differing=differing(groups),
         shared=shared(groups),
@@ -145,6 +151,8 @@ def build(workdirs: Sequence[WorkdirPath], data_path: str) -> Report:
     # Jinja escapes HTML, but not characters that are invisible or reverse the text's direction.
     text = "\n".join(line if line.isprintable() else printable(line) for line in text.split("\n"))
     verdict = f"best: {groups[0].name}, {describe(groups[0], deciding)}"
+    if unequal:
+        verdict += f"; {unequal}"
     return Report({PAGE: text.encode(), **pictures}, verdict)
 
 
@@ -160,7 +168,14 @@ def terms(group: Group) -> str:
     chosen = " and ".join(sorted({SPLITS[selection_split(run.best)] for run in group.runs}))
     n = len(group.runs)
     seeds = f"mean of {n} seeds" if n > 1 else "one seed"
-    return f"best epoch {epochs}, chosen on the {chosen} split, {seeds}"
+    best = "best epochs" if " and " in epochs else "best epoch"
+    return f"{best} {epochs}, chosen on the {chosen} split, {seeds}"
+
+
+def lengths(groups: Sequence[Group]) -> str:
+    """A remark if the runs differ in length; else ""."""
+    found = sorted({run.final["epoch"] for group in groups for run in group.runs})
+    return f"the runs differ in length: {found[0]} to {found[-1]} epochs" if found[1:] else ""
 
 
 def lead(groups: Sequence[Group], split: str, test_examples: int) -> Lead:

@@ -11,7 +11,7 @@ class Published:
     """A published result: a row of the article, or of a network that it is compared with.
 
     Attributes:
-      row: As in the names of the configs cifar10_row1 to cifar10_row10; row 8 is cifar10.
+      row: As in the names of the configs cifar10_row1 to cifar10_row10; row 8 is cifar10 too.
       network: A short description.
       optimizer: With its learning rate.
       batch_size: Images per step.

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from googlenet_jax import fileio
 from googlenet_jax.config import Config
 from googlenet_jax.data import DatasetInfo
@@ -208,8 +206,7 @@ def _group(runs: list[Run]) -> Group:
                 f"{one.workdir} and {other.workdir}: the same run twice (same config, seed "
                 f"{one.config.seed}); give only one of them"
             )
-    params = abstract_state(runs[0].config, runs[0].info).params
-    return Group(runs, sum(leaf.size for leaf in jax.tree.leaves(params)))
+    return Group(runs, abstract_state(runs[0].config, runs[0].info).num_parameters)
 
 
 def differing(groups: Sequence[Group]) -> list[str]:

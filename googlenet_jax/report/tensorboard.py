@@ -5,25 +5,28 @@ from pathlib import Path
 from typing import Any, Self
 
 from googlenet_jax import fileio
+from googlenet_jax.data import Split
 from googlenet_jax.fileio import WorkdirPath
 
 
 class TensorBoard:
     """Writes a run's scalars into a folder, each once, however often the run is resumed.
 
-    Use it as a context manager.
+    `train_loss` becomes `loss` in the subfolder `train`, and so for each split: TensorBoard draws
+    scalars of one name from several folders into one chart. Use it as a context manager.
 
     Args:
-      folder: Its old event files are deleted.
+      folder: Old event files in it and in its subfolders are deleted.
       history: The epochs so far; they are written at once.
     """
 
     def __init__(self, folder: WorkdirPath, history: list[dict[str, Any]]):
-        for old in folder.glob("events.out.tfevents.*"):
-            if not isinstance(old, Path) or not old.is_dir():
-                old.unlink()
+        for place in (folder, *(folder / split for split in Split)):
+            for old in place.glob("events.out.tfevents.*"):
+                if not isinstance(old, Path) or not old.is_dir():
+                    old.unlink()
         self._folder = folder
-        self._writer = _open(folder) if isinstance(folder, Path) else None
+        self._writers: dict[Path, Any] = {}
         for entry in history:
             self.write(entry)
 
@@ -31,8 +34,8 @@ class TensorBoard:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._writer:
-            self._writer.close()
+        for writer in self._writers.values():
+            writer.close()
 
     def write(self, entry: dict[str, Any]) -> None:
         """Adds the scalars of one epoch.
@@ -41,25 +44,26 @@ class TensorBoard:
           TrainingError: The folder is in an object store and cannot be written.
         """
         if isinstance(self._folder, Path):
-            _add(self._writer, entry)
+            for name, value in entry.items():
+                if name not in ("epoch", "step"):
+                    split, _, metric = name.partition("_")
+                    if split in set(Split):
+                        self._add(self._folder / split, metric, value, entry["epoch"])
+                    else:
+                        self._add(self._folder, name, value, entry["epoch"])
             return
-        # An object cannot be appended to, so each epoch gets its own file.
+        # An object cannot be appended to, so each epoch gets its own files.
         with tempfile.TemporaryDirectory() as folder:
-            writer = _open(Path(folder), f".{entry['epoch']}")
-            _add(writer, entry)
-            writer.close()
-            for file in Path(folder).iterdir():
-                fileio.write(self._folder / file.name, file.read_bytes())
+            with TensorBoard(Path(folder), [entry]):
+                pass
+            for file in Path(folder).rglob("events.out.tfevents.*"):
+                name = f"{file.relative_to(folder)}.{entry['epoch']}"
+                fileio.write(self._folder / name, file.read_bytes())
 
+    def _add(self, folder: Path, name: str, value: float, epoch: int) -> None:
+        # Imported here because it imports PyTorch if that is installed.
+        from tensorboardX import SummaryWriter
 
-def _open(folder: Path, suffix: str = "") -> Any:
-    # Imported here because it imports PyTorch if that is installed.
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(str(folder), flush_secs=10, filename_suffix=suffix)
-
-
-def _add(writer: Any, entry: dict[str, Any]) -> None:
-    for name, value in entry.items():
-        if name not in ("epoch", "step"):
-            writer.add_scalar(name, value, entry["epoch"])
+        if folder not in self._writers:
+            self._writers[folder] = SummaryWriter(str(folder), flush_secs=10)
+        self._writers[folder].add_scalar(name, value, epoch)

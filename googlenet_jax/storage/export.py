@@ -123,13 +123,12 @@ def write(folder: Path, model: Model, description: Description) -> None:
       UserError: The folder cannot be written.
     """
     tensors = {name: np.asarray(leaf) for name, leaf in named_weights(model.state)}
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(model.state.params))
     values = description.to_dict()
     files = {WEIGHTS: safetensors.numpy.save(tensors), PROGRAM: serialize(model)}
     values["sha256"] = {name: digest(content) for name, content in files.items()}
     values["sha256"][CONFIG] = digest(canonical(values))
     files[CONFIG] = (json.dumps(values, indent=2) + "\n").encode()
-    files[CARD] = card(values, parameters).encode()
+    files[CARD] = card(values, model.state.num_parameters).encode()
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

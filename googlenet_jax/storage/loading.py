@@ -1,5 +1,6 @@
 """Loads a network from a run or an export, to call it or to start a run from its weights."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -9,10 +10,10 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from googlenet_jax import fileio
+from googlenet_jax import data, fileio
 from googlenet_jax.config import Config
-from googlenet_jax.data import DatasetInfo
-from googlenet_jax.errors import CheckpointError, UserError
+from googlenet_jax.data import Dataset, DatasetInfo, Stream
+from googlenet_jax.errors import CheckpointError, DataError, UserError
 from googlenet_jax.fileio import WorkdirPath
 from googlenet_jax.storage import export, pretrained
 from googlenet_jax.storage.checkpoint import Checkpoints, Record
@@ -47,6 +48,27 @@ def load_model(folder: str | WorkdirPath, checkpoint: str) -> Model:
             )
         return load_export(folder)
     return load_run(folder, checkpoint)
+
+
+def load_data(config: Config, data_path: str) -> Dataset | Stream:
+    """The data of a run.
+
+    Args:
+      config: Of the run.
+      data_path: Where the data are now, if they have moved; else "".
+
+    Raises:
+      DataError: They cannot be used.
+    """
+    place = data_path or config.data.path
+    try:
+        return data.load(dataclasses.replace(config.data, path=place), config.seed)
+    except DataError as error:
+        if data_path or not place or Path(place).expanduser().exists():
+            raise
+        raise DataError(
+            f"{error}; if the data have moved, give their place: --data-path"
+        ) from error
 
 
 def load_export(folder: WorkdirPath) -> Model:

@@ -35,10 +35,10 @@ class Model:
 
     def __repr__(self) -> str:
         height, width, channels = self.info.image_shape
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         return (
             f"<Model of {self.info.name}: {self.info.num_classes} classes, images of {height}x"
-            f"{width}x{channels}, {parameters:,} parameters, step {int(self.state.step)}>"
+            f"{width}x{channels}, {self.state.num_parameters:,} parameters, "
+            f"step {int(self.state.step)}>"
         )
 
     def read(self, *files: str | Path | bytes) -> UInt8[np.ndarray, "batch height width channels"]:

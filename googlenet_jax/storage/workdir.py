@@ -14,6 +14,7 @@ from etils import epath
 
 from googlenet_jax import fileio, parallel
 from googlenet_jax.config import Config
+from googlenet_jax.data import Split
 from googlenet_jax.errors import CheckpointError, ConfigError, TrainingError, UserError
 from googlenet_jax.fileio import WorkdirPath
 
@@ -116,9 +117,9 @@ def _check_own(workdir: WorkdirPath) -> None:
     for path in [workdir / each for name in FILES for each in (name, f".{name}.tmp")]:
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: is not a regular file, and a run would write it; remove it")
-    events = workdir / "tensorboard"
-    if events.exists() and not events.is_dir():
-        raise UserError(f"{events}: is not a folder, and a run would write in it; remove it")
+    for events in (workdir / "tensorboard", *(workdir / "tensorboard" / split for split in Split)):
+        if events.exists() and not events.is_dir():
+            raise UserError(f"{events}: is not a folder, and a run would write in it; remove it")
     if (workdir / CONFIG).exists():
         read_config(workdir)
 

@@ -8,8 +8,8 @@ import abc
 import contextlib
 import functools
 import logging
-from collections.abc import Generator, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -25,6 +25,8 @@ from googlenet_jax.training import step
 from googlenet_jax.training.metrics import Evaluation
 from googlenet_jax.training.plan import Plan
 from googlenet_jax.training.state import Keys, TrainState
+
+Tell: TypeAlias = Callable[[jax.stages.Lowered], None]
 
 
 def create(dataset: Dataset | Stream, config: Config, mesh: Mesh | None = None) -> "Feed":
@@ -80,8 +82,12 @@ class Feed(abc.ABC):
         return Plan.of(self._config, Split.TRAIN.num_examples(self.dataset))
 
     @abc.abstractmethod
-    def compile(self, state: TrainState) -> bool:
+    def compile(self, state: TrainState, tell: Tell = lambda lowered: None) -> bool:
         """Compiles the training program; call it once, before `train`.
+
+        Args:
+          state: Any of the run.
+          tell: Called with the program before it is compiled, which may take minutes.
 
         Returns:
           Whether the program came from JAX's compilation cache.
@@ -155,7 +161,7 @@ class InMemory(Feed):
         rest = np.int32(num_steps), self._step_key, self._hyperparameters
         return state, train, self._order, *rest
 
-    def compile(self, state: TrainState) -> bool:
+    def compile(self, state: TrainState, tell: Tell = lambda lowered: None) -> bool:
         """See `Feed`."""
         lowered = step.train_steps.lower(
             *self._arguments(state, 1),
@@ -163,6 +169,7 @@ class InMemory(Feed):
             preprocess=self._for_training,
             mesh=self._mesh,
         )
+        tell(lowered)
         self._program, was_kept = compile_program(lowered)
         return was_kept
 
@@ -204,7 +211,7 @@ class Streamed(Feed):
         self._batches: Generator[Batch] | None = None
         self._next: tuple[Array, ...] | DataError | TrainingError = ()
 
-    def compile(self, state: TrainState) -> bool:
+    def compile(self, state: TrainState, tell: Tell = lambda lowered: None) -> bool:
         """See `Feed`."""
         batch_size = self._config.train.batch_size
         rows = parallel.rows(batch_size, self._mesh)
@@ -222,6 +229,7 @@ class Streamed(Feed):
             preprocess=self._for_training,
             mesh=self._mesh,
         )
+        tell(lowered)
         self._program, was_kept = compile_program(lowered)
         return was_kept
 

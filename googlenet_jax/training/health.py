@@ -10,6 +10,7 @@ from googlenet_jax.training.metrics import Evaluation, Metrics
 # Earlier than this, a healthy network may not have learned anything yet.
 EPOCHS, STEPS = 3, 100
 SPIKE = 1.5  # times the lowest loss; the rise must also exceed a tenth of the loss of guessing
+LAG = 2  # times the training loss, and the loss of guessing
 DEAD = 0.5  # share of the ReLU channels
 EXAMPLES = 10  # images of a class; with fewer, it may be missed by chance
 NAMED = 5  # classes in a message
@@ -20,6 +21,7 @@ def check(
     trained: Metrics,
     evaluation: Evaluation | None,
     class_names: tuple[str, ...],
+    batch_norm: bool,
 ) -> dict[str, str]:
     """The warnings that the last epoch gives rise to, by kind.
 
@@ -28,17 +30,28 @@ def check(
       trained: Metrics of the epoch's training steps.
       evaluation: Of the network after the epoch; None if it was not evaluated.
       class_names: Names of the classes, by label.
+      batch_norm: Whether the network has BatchNorm.
     """
     entry, found = history[-1], {}
     epoch = entry["epoch"]
     lowest = min(history, key=lambda each: each["train_loss"])
     rise = entry["train_loss"] - lowest["train_loss"]
-    if rise > max((SPIKE - 1) * lowest["train_loss"], 0.1 * math.log(len(class_names))):
+    guessing = math.log(len(class_names))
+    if rise > max((SPIKE - 1) * lowest["train_loss"], 0.1 * guessing):
         found["spike"] = (
             f"the training loss rose from {lowest['train_loss']:.4f} in epoch {lowest['epoch']} to "
             f"{entry['train_loss']:.4f} in epoch {epoch}: if it does not fall again, lower "
             "--config.optimizer.learning_rate"
         )
+    for split in ("valid", "test") if batch_norm and epoch <= EPOCHS else ():
+        loss = entry.get(f"{split}_loss", 0.0)
+        if loss > LAG * max(entry["train_loss"], guessing):
+            found["lag"] = (
+                f"after epoch {epoch} the {split} loss is {loss:.4g} beside a training loss of "
+                f"{entry['train_loss']:.4g}, as often in the first epochs: the running statistics "
+                "that BatchNorm uses in evaluation lag behind weights that change fast; if it does "
+                "not fall in the next epochs, lower --config.optimizer.learning_rate"
+            )
     if epoch < EPOCHS or entry["step"] < STEPS:
         return found
     count = np.asarray(trained.count)

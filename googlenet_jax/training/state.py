@@ -193,6 +193,11 @@ class TrainState:
         return self.packing.unpack(self)
 
     @property
+    def num_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    @property
     def average(self) -> Weights | None:
         """The moving average of the weights; None without `train.ema_decay`."""
         return self.opt_state.average if isinstance(self.opt_state, Averaged) else None

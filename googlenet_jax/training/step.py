@@ -252,8 +252,9 @@ def eval_step(
       tta: Test-time augmentation, see `augment.views`.
     """
     logits, active = state.infer(images)
-    if tta != "none":
-        logits = state.logits(images, tta)
+    (weight, _), *others = augment.views(images, tta)  # the images themselves come first
+    if others:
+        logits = sum((share * state.logits(view) for share, view in others), weight * logits)
     return Evaluation.of_inference(logits, labels, cross_entropy(logits, labels), active, mask)
 
 

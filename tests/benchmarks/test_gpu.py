@@ -1,7 +1,9 @@
 """What the GPU benchmark reports, and how it stops."""
 
+import importlib.util
 import json
 import signal
+import sys
 import time
 
 import pytest
@@ -91,3 +93,15 @@ def program(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("sleep", "left", "status"), [("0", 60, 0), ("600", 0, 143)])
 def test_at_the_deadline_the_program_gets_sigterm(program, sleep, left, status):
     assert gpu.run_until(time.monotonic() + left, ["asked", sleep]) == status
+
+
+@pytest.mark.parametrize("program", [compare, gpu])
+def test_without_pytorch_it_ends_in_one_line(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["program"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as exit_:
+        program.main()
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.endswith("of the comparison: pip install torch\n")
+    assert not list(tmp_path.iterdir())

@@ -22,17 +22,19 @@ def evaluated(epoch, accuracy, loss, split="test"):
 
 
 def read_scalars(folder):
-    """Returns (name, epoch, value) of every scalar, read without TensorBoard.
+    """Returns (name, epoch, value) of every scalar, named as in metrics.jsonl.
 
-    A record is 8 bytes of payload length, 4 of checksum, the payload, and 4 of checksum.
+    It is read without TensorBoard. A record is 8 bytes of payload length, 4 of checksum, the
+    payload, and 4 of checksum.
     """
     found = []
-    for path in folder.glob("events.out.tfevents.*"):
+    for path in folder.rglob("events.out.tfevents.*"):
+        split = "" if path.parent == folder else f"{path.parent.name}_"
         content, start = path.read_bytes(), 0
         while start < len(content):
             (length,) = struct.unpack_from("<Q", content, start)
             event = event_pb2.Event.FromString(content[start + 12 : start + 12 + length])
-            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+            found += [(split + v.tag, event.step, v.simple_value) for v in event.summary.value]
             start += 12 + length + 4
         assert start == len(content)
     return found

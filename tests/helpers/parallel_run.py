@@ -96,7 +96,7 @@ def main(out: str, network: str) -> None:
         mesh=mesh,
     )
     found["evaluated"] = evaluated.compute()["examples"]
-    found["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(train_state.params))
+    found["parameters"] = train_state.num_parameters
     if parallel.is_first_process():
         np.savez(f"{out}.npz", **arrays)
         with open(f"{out}.json", "w") as file:

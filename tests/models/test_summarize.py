@@ -174,8 +174,8 @@ def test_formats_agree(capsys):
         for line in markdown.splitlines()
         if not line.startswith("| ---")
     ]
-    middle = cells.index([])
-    rows, sums = cells[1:middle], cells[middle + 1 :]
+    middle, end = (number for number, each in enumerate(cells) if not each)
+    rows, blocks, sums = cells[1:middle], cells[middle + 1 : end], cells[end + 1 :]
     assert len(rows) == len(found["rows"])
     for (name, *shapes, parameters, kib, macs, flops), row in zip(rows, found["rows"], strict=True):
         assert name == row["name"] + " (training)" * row["training_only"]
@@ -183,6 +183,17 @@ def test_formats_agree(capsys):
         expected = [row[field] for field in ("parameters", "macs", "flops")]
         assert numbers([parameters, macs, flops]) == expected
         assert numbers([kib]) == pytest.approx([row["output_bytes"] / 1024], abs=ROUNDING)
+
+    assert blocks[0] == ["block", "parameters", "outputs KiB", "MACs", "FLOPs"]
+    assert [name for name, *_ in blocks[1:]] == list(found["blocks"])
+    for name, parameters, kib, macs, flops in blocks[1:]:
+        members = [row for row in found["rows"] if row["name"].partition(".")[0] == name]
+        for text, field in ((parameters, "parameters"), (macs, "macs"), (flops, "flops")):
+            assert numbers([text]) == [sum(row[field] for row in members)]
+            assert found["blocks"][name][field] == sum(row[field] for row in members)
+        kibs = sum(row["output_bytes"] for row in members) / 1024
+        assert numbers([kib]) == pytest.approx([kibs], abs=ROUNDING)
+    assert {"conv1", "inception3a", "inception5b", "aux1", "fc"} < {*found["blocks"]}
 
     units = {
         "parameters": ("parameters", 1),

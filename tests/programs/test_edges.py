@@ -86,6 +86,13 @@ def test_closed_standard_streams_are_replaced(tmp_path, redirect):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_what_the_library_logs_is_one_line():
+    """Such as the name of a picture that is left out."""
+    body = "import logging\nlogging.basicConfig()  # as some libraries do\n"
+    body += "logging.getLogger('googlenet_jax.training').warning('left out: %s', 'a\\nb')"
+    assert program(body).stderr == "warning: left out: a\\nb\n"
+
+
 def test_a_full_disk_under_stdout_is_one_line():
     ended = program("console.say('x')", redirect="> /dev/full")
     assert ended.returncode == 1
@@ -99,16 +106,26 @@ def test_a_full_disk_under_stdout_is_one_line():
         # In a destructor, which cannot raise.
         "class Late:\n    def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
         "late = Late()\ndel late\ntime.sleep(60)",
-        # During an import, where a library may raise another error instead.
+        # Where a library raises another error instead.
         "try:\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
         "except KeyboardInterrupt:\n    raise ImportError('half imported')",
     ],
-    ids=["anywhere", "destructor", "import"],
+    ids=["anywhere", "destructor", "replaced"],
 )
 def test_ctrl_c_ends_a_program_without_a_traceback(body):
     ended = program(body)
     assert ended.returncode == 130
     assert "Traceback" not in ended.stderr
+
+
+def test_ctrl_c_during_an_import(tmp_path):
+    """NumPy prints a traceback there, and goes on."""
+    (tmp_path / "half.py").write_text(
+        "import os, sys\ntry:\n    os.kill(os.getpid(), 2)\n"
+        "except KeyboardInterrupt:\n    print('Traceback', file=sys.stderr)\n"
+    )
+    ended = program("import half", env=os.environ | {"PYTHONPATH": f"{tmp_path}:."})
+    assert (ended.returncode, ended.stderr) == (130, "")
 
 
 def test_ctrl_c_before_the_program_has_begun():

@@ -15,6 +15,7 @@ import tiny_run
 import googlenet_jax
 import train.evaluate
 from googlenet_jax import data, models
+from googlenet_jax.config import Config
 from googlenet_jax.errors import CheckpointError, DataError, UserError
 from googlenet_jax.storage import loading
 from googlenet_jax.storage.checkpoint import Checkpoints
@@ -285,3 +286,13 @@ def test_start_from_another_width_is_refused(workdir):
     fresh = fresh_state(workdir, width_multiplier=0.125)
     with pytest.raises(CheckpointError, match=r"train\.init_from=.* first [a-z]\w*\.\w+"):
         start_from(fresh, str(workdir), NAMES)
+
+
+def test_data_that_have_moved_hint_at_the_flag(tmp_path):
+    config = Config()
+    config.data.path = str(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"gone.*if the data have moved, .*--data-path"):
+        loading.load_data(config, "")
+    with pytest.raises(DataError, match=r"data\.path='nowhere'") as caught:
+        loading.load_data(config, "nowhere")
+    assert "--data-path" not in str(caught.value)

@@ -7,6 +7,7 @@ import pytest
 from configs import cifar10, digits
 from googlenet_jax.config import Config
 from googlenet_jax.errors import UserError
+from train import main
 from train.flags import help_text, parse, settings_page
 
 # A user's own config; its values differ from every default.
@@ -131,7 +132,7 @@ def test_overrides_do_not_reach_the_next_call():
 
 
 def test_help_names_every_option():
-    text = help_text()
+    text = help_text([])
     words = " ".join(text.split())  # without line breaks
     for name, field, _ in Config().options():
         start = f"--config.{name}={field.default!r} "
@@ -139,6 +140,16 @@ def test_help_names_every_option():
         assert words.split(start)[1].startswith(field.metadata["help"])
     for each in ("--config CONFIG", "--workdir DIR", "cifar10", "digits"):
         assert each in text
+
+
+def test_help_has_the_values_of_the_config_that_is_named(capsys):
+    main.main(["--config", "digits", "--help"])
+    text = capsys.readouterr().out
+    assert "settings and their values in digits:" in text
+    for name, _, value in digits.get_config().options():
+        assert f"  --config.{name}={value!r}\n" in text
+    with pytest.raises(UserError, match="--config=nothing: no such file"):
+        help_text(["--help", "--config", "nothing"])
 
 
 def test_the_page_of_settings_is_up_to_date():

@@ -33,6 +33,7 @@ from PIL import Image
 import train.export
 import train.main
 from googlenet_jax import models
+from googlenet_jax.__main__ import programs
 from googlenet_jax.config import Config
 from googlenet_jax.errors import UserError
 from googlenet_jax.models.layers import Linear, Unit
@@ -251,6 +252,10 @@ class Shell:
                 pytest.fail(f"{shlex.join(words)}: {UNKNOWN}")
             case ["python" | ".venv/bin/python", "-m", name, *arguments]:
                 self.run_program(name, arguments)
+            case ["googlenet-jax", "--help"]:
+                pass
+            case ["googlenet-jax", program, *arguments]:
+                self.run_program(programs()[program][0], arguments)
             case ["python", "tests/helpers/parity.py", *arguments]:
                 self.run_program("parity", arguments)
             case ["pip" | ".venv/bin/pip", "install", *arguments]:

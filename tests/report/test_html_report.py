@@ -325,6 +325,7 @@ def test_every_picture_is_in_the_page_and_beside_it(out, text):
         base64.b64decode(data) for data in re.findall(r'"data:image/png;base64,([^"]+)"', text)
     ]
     assert sorted(embedded) == sorted(files.values())
+    assert all(page.PICTURES.fullmatch(name) for name in files)
     stems = {name.rpartition("-")[0] for name in files if name.endswith("-dark.png")}
     assert stems == {
         *("accuracy", "loss", "learning-rate", "norms", "throughput", "recall"),
@@ -337,7 +338,7 @@ def test_the_page_says_what_is_best_and_on_what_terms(text):
     plain = " ".join(re.sub("<[^>]*>", " ", text).split())
     assert "is best: 80.00 ± 14.14 % validation accuracy" in plain
     assert (
-        "Test accuracy at that epoch 60.00 ± 14.14 % Best epoch 2 of 2 and 1 of 2, chosen on the "
+        "Test accuracy at that epoch 60.00 ± 14.14 % Best epochs 2 of 2 and 1 of 2, chosen on the "
         "validation split, mean of 2 seeds. The test images had no part in the choice."
     ) in plain
     assert "3 runs in 2 groups;" in plain
@@ -356,11 +357,27 @@ def test_names_are_text(text):
 
 
 def test_prints_the_verdict(workdirs, tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    for name in ("9-mistake-01.png", "9-confusion-dark.png", "1-mine.png", "accuracy.png"):
+        (tmp_path / "one" / name).touch()
     train.report.main([str(workdirs[0]), f"--out={tmp_path / 'one'}"])
+    # Of an earlier report, unlike the other two.
+    assert not (tmp_path / "one" / "9-mistake-01.png").exists()
+    assert not (tmp_path / "one" / "9-confusion-dark.png").exists()
+    assert (tmp_path / "one" / "1-mine.png").exists()
+    assert (tmp_path / "one" / "accuracy.png").exists()
     assert capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ") == (
         "best: slow, validation accuracy 50.00 %, best epoch 2 of 2, chosen on the validation "
         f"split, one seed\nwritten to {tmp_path / 'one' / 'index.html'}\n"
     )
+
+
+def test_runs_of_other_lengths_are_named(workdirs):
+    run = runs.read_run(workdirs[0], "run")
+    assert page.lengths([runs.Group([run, run], 5)]) == ""
+    longer = dataclasses.replace(run, history=[*run.history, entry(7, 0.5)])
+    groups = [runs.Group([longer], 5), runs.Group([run], 5)]
+    assert page.lengths(groups) == "the runs differ in length: 2 to 7 epochs"
 
 
 def test_a_folder_without_a_run_among_others_is_left_out(workdirs, tmp_path, capsys):

@@ -84,8 +84,14 @@ def test_events_hold_each_scalar_once_after_resuming(tmp_path):
         board.write(history[1])
     assert_holds(tmp_path, history[:2])
     # The time in the name is in seconds: a file of the same second would overwrite this one.
-    (old,) = tmp_path.glob("events.out.tfevents.*")
-    old.rename(tmp_path / "events.out.tfevents.1000000000.host")
+    written = [*tmp_path.rglob("events.out.tfevents.*")]
+    for old in written:
+        old.rename(old.with_name("events.out.tfevents.1000000000.host"))
+    # Loss and accuracy have the same name in each split's folder, and so one chart in TensorBoard.
+    folders = {old.parent.relative_to(tmp_path).as_posix() for old in written}
+    assert folders == {".", "train", "test"}
+    names = [{n for n, *_ in read_scalars(tmp_path / split)} for split in ("train", "test")]
+    assert names == [{"loss", "accuracy"}] * 2
     # The run resumes at the end of the first epoch, so the second epoch is repeated.
     again = evaluated(2, 0.55, 0.95)
     with TensorBoard(tmp_path, history[:1]) as board:

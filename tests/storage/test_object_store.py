@@ -130,7 +130,9 @@ def test_a_run_stopped_within_an_epoch_goes_on(bucket, local, tmp_path, monkeypa
     copy.mkdir()
     for name in names:
         if name.startswith("tensorboard/"):
-            (copy / Path(name).name).write_bytes((workdir / name).read_bytes())
+            path = copy / Path(name).relative_to("tensorboard")
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes((workdir / name).read_bytes())
     found, expected = (
         sorted(event[:2] for event in histories.read_scalars(folder))
         for folder in (copy, local / "tensorboard")

@@ -39,16 +39,25 @@ def evaluated(predicted=(50,) * 10, active=(1,) * 8, count=(50,) * 10):
     )
 
 
-def check(*losses, accuracy=0.5, train=None, evaluation=None):
+def check(*losses, accuracy=0.5, train=None, evaluation=None, test_loss=1.0, batch_norm=True):
     history = [entry(i, loss) for i, loss in enumerate(losses, 1)]
-    history[-1]["train_accuracy"] = accuracy
-    return health.check(history, train or trained(), evaluation or evaluated(), NAMES)
+    history[-1] |= {"train_accuracy": accuracy, "test_loss": test_loss}
+    return health.check(history, train or trained(), evaluation or evaluated(), NAMES, batch_norm)
 
 
 def test_a_healthy_run_has_no_warnings():
     assert check(2.0, 1.5, 1.2, 1.0) == {}
     assert check(1.0, 0.02, 0.05) == {}  # small losses sometimes double
     assert check(2.0, 1.5, 2.1) == {}
+
+
+def test_a_test_loss_far_above_the_training_loss_in_the_first_epochs():
+    found = check(4.0, test_loss=99.0)
+    assert list(found) == ["lag"]
+    assert "the test loss is 99 beside a training loss of 4, as often in the first" in found["lag"]
+    assert check(4.0, test_loss=7.9) == check(0.1, test_loss=4.6) == {}  # below twice guessing
+    assert check(4.0, test_loss=99.0, batch_norm=False) == {}
+    assert check(4.0, 3.0, 2.0, 1.0, test_loss=99.0) == {}  # statistics of 400 steps lag no more
 
 
 @pytest.mark.parametrize("losses", [(2.0, 1.0, 1.6), (1.0, 0.02, 0.3), (1.0, 2.4)])
@@ -96,7 +105,7 @@ def test_classes_that_are_never_predicted():
 
 def test_an_epoch_that_was_not_evaluated():
     history = [entry(i, 1.0) for i in range(1, 5)]
-    assert health.check(history, trained(), None, NAMES) == {}
+    assert health.check(history, trained(), None, NAMES, True) == {}
 
 
 def test_an_evaluation_counts_predictions_and_active_relus():

@@ -1,9 +1,12 @@
 """The ingredients of recipes against PyTorch, or against formulas in NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from tiny import NUM_CLASSES, Tiny, hyperparameters, make_data, make_state, noisy
 
 from googlenet_jax.config import Config, OptimizerConfig
@@ -224,6 +227,18 @@ def test_alternate_flip_mirrors_the_marked_images():
     plain = np.asarray(data.images, np.float32) / 255
     expected = np.where(np.asarray(mirrored)[:, None, None, None], plain[:, :, ::-1], plain)
     np.testing.assert_allclose(images, expected, rtol=1e-6)
+
+
+def test_test_time_augmentation_computes_each_view_once(monkeypatch):
+    fresh, data = make_state(), make_data(8)
+    networks = []
+    merge = nnx.merge
+    monkeypatch.setattr(nnx, "merge", lambda *a, **k: networks.append(a) or merge(*a, **k))
+    images = jax.ShapeDtypeStruct((8, 8, 8, 1), jnp.float32)
+    for tta, views in (("none", 1), ("mirror", 2), ("shifts", 6)):
+        networks.clear()
+        jax.eval_shape(functools.partial(step.eval_step, tta=tta), fresh, images, data.labels)
+        assert len(networks) == views
 
 
 def test_test_time_augmentation_is_the_mean_over_views():
