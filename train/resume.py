@@ -33,6 +33,8 @@ def start(
         started, taken = start_from(fresh, config.train.init_from, names)
         fresh = parallel.replicate(started, mesh)
         console.say(f"starting from {taken}")
+    elif config.optimizer.trunk and not config.optimizer.trunk_factor:
+        console.say("warning: the frozen trunk has random weights: set train.init_from")
     return fresh, Record([], dataset.info.to_dict(), dataset.provenance, config=config.to_dict())
 
 
