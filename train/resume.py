@@ -29,8 +29,7 @@ def start(
       UserError: The weights of `train.init_from` cannot be used.
     """
     if config.train.init_from:
-        names = dataset.info.class_names
-        started, taken = start_from(fresh, config.train.init_from, names)
+        started, taken = start_from(fresh, config.train.init_from, dataset.info, config.model)
         fresh = parallel.replicate(started, mesh)
         console.say(f"starting from {taken}")
     elif config.optimizer.trunk and not config.optimizer.trunk_factor:
