@@ -312,6 +312,25 @@ class OptimizerConfig:
     norm_bias_factor: float = _option(
         1.0, "factor of the learning rate for BatchNorm's biases", above=0, below=10**6
     )
+    trunk: str = _option(
+        "",
+        "name of a layer, as train.summarize prints it up to the first dot, such as inception4e: "
+        "it and the layers before it, without auxiliary heads, are the trunk; empty: no trunk",
+    )
+    trunk_factor: float = _option(
+        0.0,
+        "factor of the learning rate for the trunk; 0: its weights stay as they are",
+        minimum=0,
+        below=10**6,
+        needs="optimizer.trunk!=''",
+    )
+    trunk_stats: str = _option(
+        "moving",
+        "BatchNorm's statistics in the trunk; moving: as elsewhere; frozen: the running ones stay "
+        "as they are, and normalise in training too",
+        choices=("moving", "frozen"),
+        needs="model.batch_norm=True and optimizer.trunk!=''",
+    )
     schedule: str = _option(
         "cosine",
         "learning rate over time; cosine and linear: to 0; step: see decay_at; exponential: see "
@@ -537,7 +556,7 @@ def _is_met(needs: str, values: Mapping[str, Any]) -> bool:
         name, operator, wanted = re.split("(=|!=|>)", condition)
         if operator == ">":
             return values[name] > float(wanted)
-        return _is_choice(str(values[name]), (wanted,)) == (operator == "=")
+        return _is_choice(str(values[name]), (wanted.strip("'"),)) == (operator == "=")
 
     return any(all(map(holds, each.split(" and "))) for each in needs.split(" or "))
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from googlenet_jax.config import Config
+from googlenet_jax.config import Config, OptimizerConfig
 from googlenet_jax.data import Dataset, Split, Stream
 from googlenet_jax.fileio import WorkdirPath
 from googlenet_jax.training.plan import Plan
@@ -63,7 +63,14 @@ def describe_model(config: Config, parameters: int) -> str:
         f"{config.model.name}, {parameters:,} parameters, {config.model.dtype} with "
         f"{config.model.matmul_precision} precision, on {devices}"
         + (f"; evaluated weights: {config.train.weights}" if config.train.ema_decay else "")
+        + (f"; {_describe_trunk(config.optimizer)}" if config.optimizer.trunk else "")
     )
+
+
+def _describe_trunk(config: OptimizerConfig) -> str:
+    factor = config.trunk_factor
+    what = f"with {factor:g} times the learning rate" if factor else "frozen"
+    return f"trunk up to {config.trunk} {what}; BatchNorm statistics in it {config.trunk_stats}"
 
 
 def long_run(seconds: float) -> str:

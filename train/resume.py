@@ -29,10 +29,11 @@ def start(
       UserError: The weights of `train.init_from` cannot be used.
     """
     if config.train.init_from:
-        names = dataset.info.class_names
-        started, taken = start_from(fresh, config.train.init_from, names)
+        started, taken = start_from(fresh, config.train.init_from, dataset.info, config.model)
         fresh = parallel.replicate(started, mesh)
         console.say(f"starting from {taken}")
+    elif config.optimizer.trunk and not config.optimizer.trunk_factor:
+        console.say("warning: the frozen trunk has random weights: set train.init_from")
     return fresh, Record([], dataset.info.to_dict(), dataset.provenance, config=config.to_dict())
 
 

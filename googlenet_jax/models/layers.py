@@ -180,7 +180,8 @@ def fused_norm_relu(
     Args:
       norms: The layers, in the order of their channels.
       x: Convolved images.
-      train: Normalise by the batch's statistics and update the running ones.
+      train: Normalise by the batch's statistics and update the running ones, unless the layers
+        are set to `use_running_average`.
       biases: Those of the convolutions before, which are not yet added. BatchNorm subtracts the
         mean, so a bias cancels out and its gradient is zero: it only moves the running mean.
     """
@@ -190,7 +191,7 @@ def fused_norm_relu(
     )
     bias = jnp.concatenate(biases) if biases else 0
     epsilon, widths = norms[0].epsilon, tuple(norm.num_features for norm in norms)
-    if not train:
+    if not train or norms[0].use_running_average:  # the latter in a frozen trunk
         x = batch_norm.by_statistics(x, scale, shift, mean - bias, var, epsilon)
         return batch_norm.cut(x, widths)
     responses, batch_mean, batch_var = batch_norm.by_batch(x, scale, shift, epsilon, widths)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from googlenet_jax import data, fileio
-from googlenet_jax.config import Config
+from googlenet_jax.config import Config, ModelConfig
 from googlenet_jax.data import Dataset, DatasetInfo, Stream
 from googlenet_jax.errors import CheckpointError, DataError, UserError
 from googlenet_jax.fileio import WorkdirPath
@@ -80,7 +80,8 @@ def load_export(folder: WorkdirPath) -> Model:
     found, tensors = export.read(folder)
     like = abstract_state(found.config, found.dataset)
     weights = export.fill(like, found.step, tensors, folder)
-    return Model(found.dataset, weights, found.record, found.config.train.weights)
+    weights_used, network = found.config.train.weights, found.config.model
+    return Model(found.dataset, weights, found.record, weights_used, network)
 
 
 def load_run(workdir: WorkdirPath, checkpoint: str) -> Model:
@@ -98,7 +99,8 @@ def load_run(workdir: WorkdirPath, checkpoint: str) -> Model:
         check_recorded(workdir, config, found.config)
         info = read_info(workdir, found)
         restored, record = checkpoints.restore(step, abstract_state(config, info))
-        return Model(info, restored.for_inference(), record, config.train.weights)
+        weights = restored.for_inference()
+        return Model(info, weights, record, config.train.weights, config.model)
 
     return read_checkpoints(workdir, load)
 
@@ -153,7 +155,7 @@ def abstract_state(config: Config, info: DatasetInfo) -> TrainState:
 
 
 def start_from(
-    fresh: TrainState, workdir: str, class_names: tuple[str, ...]
+    fresh: TrainState, workdir: str, info: DatasetInfo, network: ModelConfig
 ) -> tuple[TrainState, str]:
     """A state at step 0 with the weights of another run's best checkpoint, or of an export.
 
@@ -163,28 +165,40 @@ def start_from(
     Args:
       fresh: The state whose weights are replaced.
       workdir: The run or the export.
-      class_names: The classes to train on, by label.
+      info: The images and the classes to train on.
+      network: The settings of the network of `fresh`.
 
     Returns:
       The state, and a sentence that says which weights were taken and which are new.
 
     Raises:
-      CheckpointError: There is no such checkpoint or export, or it has another network.
+      CheckpointError: There is no such checkpoint or export, or it has another network; names the
+        settings that differ.
     """
+    source = pretrained.find(workdir)
+    if isinstance(source, Path) and not os.path.exists(source):
+        raise CheckpointError(
+            f"train.init_from={workdir!r}: no such folder: import weights into it (python -m "
+            f"train.import_torch FILE --workdir {workdir}), or start from a run or an export that "
+            "you have (--config.train.init_from=DIR) or from nothing (--config.train.init_from=)"
+        )
     try:
-        found = load_model(workdir, "best")
+        found = load_model(source, "best")
     except UserError as error:
         raise CheckpointError(f"train.init_from={workdir!r}: {error}") from error
-    source = found.state
+    weights = found.state
     params, batch_stats = (
         {name: layer for name, layer in tree.items() if name in own or name not in HEADS}
-        for tree, own in ((source.params, fresh.params), (source.batch_stats, fresh.batch_stats))
+        for tree, own in ((weights.params, fresh.params), (weights.batch_stats, fresh.batch_stats))
     )
-    has_same_classes = found.info.class_names == class_names
+    left_out = sorted(HEADS & weights.params.keys() - fresh.params.keys())
+    has_same_classes = found.info.class_names == info.class_names
+    new = []
     if not has_same_classes:
-        params["fc"] = fresh.params["fc"]
-        for head in HEADS & params.keys():
+        params["fc"], new = fresh.params["fc"], ["fc"]
+        for head in sorted(HEADS & params.keys()):
             params[head] = {**params[head], "fc2": fresh.params[head]["fc2"]}
+            new.append(f"{head}.fc2")
     started = fresh.replace(params=params, batch_stats=batch_stats)
     if fresh.average is not None:
         # A copy, since a step donates the weights and their average.
@@ -195,17 +209,33 @@ def start_from(
     ]
     misfits = sorted(dict(shapes[0].items() ^ shapes[1].items()))
     if misfits:
+        differences = _differences(network, found.network)
+        channels = info.image_shape[2], found.info.image_shape[2]
+        if channels[0] != channels[1]:
+            differences.append("images of {} channels here, {} there".format(*channels))
+        reason = "; ".join(differences) or f"first {misfits[0].partition('.')[2]}"
         raise CheckpointError(
-            f"train.init_from={workdir!r}: is another network: {len(misfits)} arrays do not fit, "
-            f"first {misfits[0].partition('.')[2]}; use the config.model of those weights"
+            f"train.init_from={workdir!r}: is another network: {len(misfits)} arrays do not fit: "
+            f"{reason}; use the config.model of those weights"
         )
-    taken = f"weights of {workdir} at step {int(source.step)}, "
+    taken = f"weights of {workdir} at step {int(weights.step)}, "
     if has_same_classes:
         taken += "with their classifier: the classes are the same"
     else:
-        taken += f"with a new classifier for {len(class_names)} classes: "
-        if found.info.num_classes == len(class_names):
+        taken += f"with a new classifier for {info.num_classes} classes: "
+        if found.info.num_classes == info.num_classes:
             taken += "their names or order differ"
         else:
             taken += f"the weights are for {found.info.num_classes}"
-    return started, taken
+        taken += f"; drawn anew: {', '.join(new)}"
+    return started, taken + (f"; left out: {', '.join(left_out)}" if left_out else "")
+
+
+def _differences(here: ModelConfig, there: ModelConfig) -> list[str]:
+    """The settings that differ between two networks, with both values."""
+    values = dataclasses.asdict(there)
+    return [
+        f"model.{name} {value} here, {values[name]} there"
+        for name, value in dataclasses.asdict(here).items()
+        if value != values[name]
+    ]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from googlenet_jax.config import TrainConfig
+from googlenet_jax.config import ModelConfig, TrainConfig
 from googlenet_jax.data import DatasetInfo
 from googlenet_jax.data.preprocess import normalize
 from googlenet_jax.errors import UserError
@@ -26,12 +26,14 @@ class Model:
       state: The weights, and the step at which they were saved.
       record: The run's history up to that step; an export has at most the last entry of it.
       weights: Which weights they are, see `TrainConfig.weights`.
+      network: The settings of the network.
     """
 
     info: DatasetInfo
     state: TrainState
     record: Record
     weights: str = TrainConfig().weights
+    network: ModelConfig = dataclasses.field(default_factory=ModelConfig)
 
     def __repr__(self) -> str:
         height, width, channels = self.info.image_shape

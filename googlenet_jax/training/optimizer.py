@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
@@ -74,12 +75,16 @@ class UpdateRule:
       nesterov: Nesterov's momentum, for SGD.
       decay_kernels_only: No weight decay on biases and BatchNorm's scale.
       norm_bias_factor: Multiplies the updates of BatchNorm's biases.
+      trunk: The names of the layers that `trunk_factor` is for.
+      trunk_factor: Multiplies their updates; with 0 they stay as they are.
     """
 
     name: str
     nesterov: bool = False
     decay_kernels_only: bool = False
     norm_bias_factor: float = 1.0
+    trunk: tuple[str, ...] = ()
+    trunk_factor: float = 0.0
 
     def __call__(
         self, learning_rate: ArrayLike, momentum: ArrayLike, weight_decay: ArrayLike
@@ -98,7 +103,22 @@ class UpdateRule:
         if self.norm_bias_factor != 1:
             factor = optax.scale(self.norm_bias_factor)
             rules.append(optax.masked(factor, self._mask(NORM_BIAS)))
+        if self.trunk:
+            rules.append(optax.masked(optax.scale(self.trunk_factor), self._mask(TRUNK)))
         return optax.chain(*rules)
+
+    def without_frozen(self, params: PyTree) -> PyTree:
+        """The parameters, with no gradient for those that stay as they are.
+
+        So neither that gradient nor what only it needs is computed.
+        """
+        if not self.trunk or self.trunk_factor:
+            return params
+        return jax.tree.map(
+            lambda leaf, is_frozen: lax.stop_gradient(leaf) if is_frozen else leaf,
+            params,
+            self._mask(TRUNK)(params),
+        )
 
     def group(self, path: tuple[Any, ...]) -> str:
         """The name of the group of parameters that a parameter belongs to, by its path.
@@ -107,31 +127,40 @@ class UpdateRule:
         together. A rule that treats all parameters alike has one group.
         """
         names = [getattr(key, "key", "") for key in path]
-        if not self.decay_kernels_only and self.norm_bias_factor == 1:
-            return OTHER
-        if len(names) == 1 and names[0] in (KERNEL, NORM_BIAS, OTHER):  # packed
+        if len(names) == 1:  # packed
             return names[0]
-        if names[-1] == "kernel":
-            return KERNEL
-        is_norm = len(names) > 1 and names[-2].startswith("bn")
-        return NORM_BIAS if is_norm and names[-1] == "bias" else OTHER
+        kind = OTHER
+        if self.decay_kernels_only or self.norm_bias_factor != 1:
+            if names[-1] == "kernel":
+                kind = KERNEL
+            elif names[-1] == "bias" and names[-2].startswith("bn"):
+                kind = NORM_BIAS
+        return f"{TRUNK}.{kind}" if names[0] in self.trunk else kind
 
-    def _mask(self, group: str) -> Callable[[PyTree], PyTree]:
+    def _mask(self, part: str) -> Callable[[PyTree], PyTree]:
+        """Finds the parameters that have `part` in their group's name."""
+
         def mask(params: PyTree) -> PyTree:
             return jax.tree_util.tree_map_with_path(
-                lambda path, _: self.group(path) == group, params
+                lambda path, _: part in self.group(path).split("."), params
             )
 
         return mask
 
 
-KERNEL, NORM_BIAS, OTHER = "kernel", "norm_bias", "other"
+KERNEL, NORM_BIAS, OTHER, TRUNK = "kernel", "norm_bias", "other", "trunk"
 sgd = UpdateRule("sgd")
 adam = UpdateRule("adam")
 
 
-def create(config: OptimizerConfig) -> UpdateRule:
-    """The update rule of a config."""
+def create(config: OptimizerConfig, trunk: tuple[str, ...] = ()) -> UpdateRule:
+    """The update rule of a config.
+
+    Args:
+      config: The settings.
+      trunk: The names of the layers up to `config.trunk`.
+    """
     return UpdateRule(
-        config.name, config.nesterov, config.decay_kernels_only, config.norm_bias_factor
+        *(config.name, config.nesterov, config.decay_kernels_only, config.norm_bias_factor),
+        *(trunk, config.trunk_factor),
     )

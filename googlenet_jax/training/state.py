@@ -18,8 +18,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from googlenet_jax import models
-from googlenet_jax.config import Config
+from googlenet_jax.config import Config, ModelConfig
 from googlenet_jax.data import DatasetInfo, augment
+from googlenet_jax.errors import ConfigError
+from googlenet_jax.models.layer_table import layer_table
 from googlenet_jax.models.layers import draw_weights
 from googlenet_jax.training import optimizer as optimizers
 from googlenet_jax.training.metrics import Metrics
@@ -368,11 +370,38 @@ def initialize(key: PRNGKeyArray, config: Config, info: DatasetInfo) -> TrainSta
       key: For the initial weights.
       config: Of the run.
       info: The image shape and the classes.
+
+    Raises:
+      ConfigError: The images are too small for the network, or it lacks a layer that is named.
     """
+    settings = config.model, info.image_shape, info.num_classes
+    trunk = _trunk(config.optimizer.trunk, *settings) if config.optimizer.trunk else ()
+
+    def build() -> nnx.Module:
+        network = models.create(*settings)
+        for name in trunk if config.optimizer.trunk_stats == "frozen" else ():
+            getattr(network, name).eval()  # sets its BatchNorm layers to use_running_average
+        return network
+
     return create(
         key,
-        lambda: models.create(config.model, info.image_shape, info.num_classes),
-        optimizers.create(config.optimizer),
+        build,
+        optimizers.create(config.optimizer, trunk),
         info.num_classes,
         has_average=config.train.ema_decay > 0,
     )
+
+
+def _trunk(
+    last: str, config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int
+) -> tuple[str, ...]:
+    """The names of a network's layers from the first one to `last`, without auxiliary heads.
+
+    Raises:
+      ConfigError: There is no such layer; the message lists those that there are.
+    """
+    rows = layer_table(config, image_shape, num_classes)
+    *names, _ = dict.fromkeys(r.name.partition(".")[0] for r in rows if not r.training_only)
+    if last not in names:  # the classifier is left out: something has to learn
+        raise ConfigError(f"optimizer.trunk={last!r}: must be one of {', '.join(names)}")
+    return tuple(names[: names.index(last) + 1])

@@ -97,6 +97,7 @@ def train_step(
     rates, momentum, weight_decay, *of_loss, ema_decay = hyperparameters
 
     def mean_loss(params: PyTree) -> tuple[Array, tuple[Array, Array, PyTree]]:
+        params = state.optimizer.without_frozen(params)
         trees = state.replace(params=params, opt_state=()).unpacked()
         logits, aux_logits, batch_stats = trees.apply(trees.params, images, train=True, key=key)
         losses = training_loss(logits, aux_logits, labels if targets is None else targets, *of_loss)

@@ -77,6 +77,14 @@ def main(out: str, network: str) -> None:
         preprocess=for_training,
         mesh=mesh,
     ).compile()
+
+    def frozen() -> list[np.ndarray]:
+        """The leaves of the trunk, in the weights and in their average."""
+        trees = (train_state.params, train_state.batch_stats, *(train_state.average or ()))
+        trunk = [tree.get(name) for tree in trees for name in train_state.optimizer.trunk]
+        return jax.tree.leaves(jax.device_get(trunk))
+
+    before = frozen()
     found = {"batches": seen.hexdigest(), "collectives": collectives(program.as_text())}
     arrays = {}
     for name, number in (("one", 1), ("twenty", 19)):
@@ -96,7 +104,10 @@ def main(out: str, network: str) -> None:
         mesh=mesh,
     )
     found["evaluated"] = evaluated.compute()["examples"]
-    found["parameters"] = train_state.num_parameters
+    leaves = jax.tree_util.tree_leaves_with_path(train_state.params)
+    trained = [x for path, x in leaves if path[0].key not in train_state.optimizer.trunk]
+    found["parameters"] = sum(leaf.size for leaf in trained)
+    found["frozen"] = [*map(np.array_equal, before, frozen())]
     if parallel.is_first_process():
         np.savez(f"{out}.npz", **arrays)
         with open(f"{out}.json", "w") as file:

@@ -6,6 +6,8 @@ INGREDIENTS = {
     "optimizer.nesterov": True,
     "optimizer.decay_kernels_only": True,
     "optimizer.norm_bias_factor": 2.0,
+    "optimizer.trunk": "block1_1",
+    "optimizer.trunk_stats": "frozen",
     "optimizer.schedule": "linear",
     "optimizer.schedule_per": "step",
     "train.ema_decay": 0.9,

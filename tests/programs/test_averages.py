@@ -101,7 +101,7 @@ def test_an_export_has_the_average_and_says_so(workdir, tmp_path, capsys):
 
 
 def test_a_run_that_starts_from_other_weights_averages_those(workdir, saved):
-    started, _ = start_from(saved, str(workdir), tuple(map(str, range(10))))
+    started, _ = start_from(saved, str(workdir), data.digits.INFO, read_config(workdir).model)
     for one, other in zip(
         *map(jax.tree.leaves, (started.average.params, started.params)), strict=True
     ):

@@ -14,14 +14,15 @@ import tiny_run
 
 import googlenet_jax
 import train.evaluate
-from googlenet_jax import data, models
+from googlenet_jax import data
 from googlenet_jax.config import Config
+from googlenet_jax.data import digits
 from googlenet_jax.errors import CheckpointError, DataError, UserError
 from googlenet_jax.storage import loading
 from googlenet_jax.storage.checkpoint import Checkpoints
 from googlenet_jax.storage.loading import Model, start_from
 from googlenet_jax.storage.workdir import lock, read_config
-from googlenet_jax.training import optimizer, state
+from googlenet_jax.training import state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 # Without the type checks of conftest.py, which would raise first; users do not have them.
@@ -239,15 +240,13 @@ def test_a_half_deleted_checkpoint(workdir, tmp_path, monkeypatch):
 NAMES = tuple(map(str, range(10)))
 
 
-def fresh_state(workdir, num_classes=10, width_multiplier=None):
+def start(workdir, names=NAMES, image_shape=(8, 8, 1), **changes):
+    """A fresh state, and what `start_from` makes of it."""
     config = read_config(workdir)
-    config.model.width_multiplier = width_multiplier or config.model.width_multiplier
-    return state.create(
-        jax.random.key(99),
-        lambda: models.create(config.model, (8, 8, 1), num_classes),
-        optimizer.create(config.optimizer),
-        num_classes,
-    )
+    config.model = dataclasses.replace(config.model, **changes)
+    info = dataclasses.replace(digits.INFO, class_names=names, image_shape=image_shape)
+    fresh = state.initialize(jax.random.key(99), config, info)
+    return fresh, *start_from(fresh, str(workdir), info, config.model)
 
 
 def assert_equal(tree, expected):
@@ -257,9 +256,9 @@ def assert_equal(tree, expected):
 
 
 def test_start_from_takes_the_best_weights(workdir, model):
-    fresh, source = fresh_state(workdir), model.state
-    started, taken = start_from(fresh, str(workdir), NAMES)
-    assert "with their classifier" in taken
+    fresh, started, taken = start(workdir)
+    source = model.state
+    assert taken.endswith("with their classifier: the classes are the same")
     assert_equal(started.params, source.params)
     assert_equal(started.batch_stats, source.batch_stats)
     assert_equal((started.step, started.opt_state), (fresh.step, fresh.opt_state))
@@ -269,23 +268,16 @@ def test_start_from_takes_the_best_weights(workdir, model):
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (NAMES[:7], "a new classifier for 7 classes: the weights are for 10"),
+        (NAMES[:7], "a new classifier for 7 classes: the weights are for 10; drawn anew: fc"),
         (tuple("abcdefghij"), "a new classifier for 10 classes: their names or order differ"),
         (NAMES[::-1], "a new classifier for 10 classes: their names or order differ"),
     ],
 )
 def test_start_from_keeps_a_fresh_head_for_other_classes(workdir, model, names, says):
-    fresh, source = fresh_state(workdir, num_classes=len(names)), model.state
-    started, taken = start_from(fresh, str(workdir), names)
+    fresh, started, taken = start(workdir, names)
     assert says in taken
     assert_equal(started.params["fc"], fresh.params["fc"])
-    assert_equal({**started.params, "fc": source.params["fc"]}, source.params)
-
-
-def test_start_from_another_width_is_refused(workdir):
-    fresh = fresh_state(workdir, width_multiplier=0.125)
-    with pytest.raises(CheckpointError, match=r"train\.init_from=.* first [a-z]\w*\.\w+"):
-        start_from(fresh, str(workdir), NAMES)
+    assert_equal({**started.params, "fc": model.state.params["fc"]}, model.state.params)
 
 
 def test_data_that_have_moved_hint_at_the_flag(tmp_path):
@@ -296,3 +288,20 @@ def test_data_that_have_moved_hint_at_the_flag(tmp_path):
     with pytest.raises(DataError, match=r"data\.path='nowhere'") as caught:
         loading.load_data(config, "nowhere")
     assert "--data-path" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"width_multiplier": 0.125}, "model.width_multiplier 0.125 here, 0.25 there"),
+        (
+            {"depth": 20, "conv_bias": False, "image_shape": (8, 8, 3)},
+            "model.depth 20 here, 11 there; model.conv_bias False here, True there; images of 3 "
+            "channels here, 1 there",
+        ),
+    ],
+)
+def test_start_from_another_network_names_the_settings_that_differ(workdir, changes, says):
+    message = rf"^train\.init_from=.*: \d+ arrays do not fit: {re.escape(says)}; use the config"
+    with pytest.raises(CheckpointError, match=message):
+        start(workdir, **changes)

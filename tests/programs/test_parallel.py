@@ -111,6 +111,13 @@ class TestAgainstOneDevice:
         assert found["parameters"] <= sum(sizes) <= 1.2 * found["parameters"]
 
 
+def test_a_frozen_trunk_stays_the_same_to_the_bit(steps):
+    """Weights, statistics and their averages, on one device and on eight."""
+    for found, _ in steps["every ingredient"]:
+        assert len(found["frozen"]) > 20
+        assert all(found["frozen"])
+
+
 def run(topology, workdir, *commands, arguments=ARGUMENTS):
     """Waits for a run to end; returns exit statuses and outputs of its processes."""
     output = workdir.with_suffix(f".{topology.processes}x{topology.devices}")

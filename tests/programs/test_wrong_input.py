@@ -227,7 +227,14 @@ def test_a_long_value_is_shortened(refused):
             [DIGITS, "--config.data.max_train_examples=1443"],
             ["data.max_train_examples=1443", "1442"],
         ),
-        ([DIGITS, "--config.train.init_from=no/run"], ["train.init_from", "no/run"]),
+        (
+            [DIGITS, "--config.train.init_from=no/run"],
+            ["no/run", "train.import_torch FILE --workdir no/run", "--config.train.init_from=)"],
+        ),
+        (
+            [DIGITS, "--config.optimizer.trunk=fc"],  # then nothing would learn
+            ["optimizer.trunk='fc'", "conv1, conv2, inception3a", "maxpool4", "inception5b"],
+        ),
     ],
     ids=lambda part: " ".join(part),
 )

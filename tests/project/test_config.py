@@ -112,7 +112,7 @@ def other_value(field, value):
         return not value
     if isinstance(value, str):
         candidates = "digits bfloat16 highest zeros constant step a/b 7x7 skip fan_in preact_resnet"
-        candidates += " adam 4 one 3x3 adaptive 0.5,0.75"
+        candidates += " adam 4 one 3x3 adaptive frozen 0.5,0.75"
         return next(
             text
             for text in candidates.split()
@@ -130,7 +130,9 @@ def test_round_trip_through_json_keeps_every_field(name):
     set_option(config, name, other_value(field, value))
     if needs := field.metadata["needs"]:
         other, operator, wanted = re.split("(=|!=|>)", re.split(" or | and ", needs)[-1])
-        if operator != "!=":
+        if wanted == "''":
+            set_option(config, other, "conv2")
+        elif operator != "!=":
             set_option(config, other, {"True": True, "0": 1.0}.get(wanted, wanted))
     again = Config.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
@@ -160,6 +162,7 @@ NO_STREAM = "data.stream=False and data.name!=folder"
         ({"data.name": "tfds:x", "data.stream": True, "data.downscale": 2}, 1, NO_STREAM),
         ({"optimizer.decay_at": "0.5"}, "", "optimizer.schedule=step"),
         ({"optimizer.decay_epochs": 2.0}, 8.0, "optimizer.schedule=exponential"),
+        ({"optimizer.trunk_factor": 0.1}, 0.0, "optimizer.trunk!=''"),
         ({"optimizer.warmup": "constant"}, "linear", "optimizer.warmup_epochs>0"),
         ({"train.aux_loss_weight": 0.1}, 0.3, "model.aux_heads=True"),
     ],
@@ -304,6 +307,9 @@ def test_cifar10_is_the_article_s_row_8():
             "nesterov": False,
             "decay_kernels_only": False,
             "norm_bias_factor": 1.0,
+            "trunk": "",
+            "trunk_factor": 0.0,
+            "trunk_stats": "moving",
             "schedule": "cosine",
             "schedule_per": "epoch",
             "decay_at": "",

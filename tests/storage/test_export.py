@@ -365,7 +365,7 @@ def test_an_export_has_no_other_checkpoints(exported):
 def test_a_run_starts_from_an_export(exported, model):
     config = Config.from_dict(config_of(exported)["config"])
     fresh = state.initialize(jax.random.key(7), config, data.digits.INFO)
-    started, _ = start_from(fresh, str(exported), data.digits.INFO.class_names)
+    started, _ = start_from(fresh, str(exported), data.digits.INFO, config.model)
     source = model.state
     for found, expected in zip(
         jax.tree.leaves((started.params, started.batch_stats)),

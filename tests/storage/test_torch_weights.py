@@ -513,16 +513,18 @@ def test_torchvision_s_weights_start_a_fine_tuning(tmp_path):
     config, _ = flags.parse(["--config=finetune", narrow])
     assert config.model == found
 
-    def fresh(model, classes):
-        info = dataclasses.replace(CIFAR10.info, class_names=tuple(map(str, range(classes))))
-        return state.initialize(jax.random.key(1), Config(model=model), info)
+    info = dataclasses.replace(CIFAR10.info, class_names=tuple("abcdefghij"))
 
-    own = fresh(config.model, 10)
+    def start(model):
+        fresh = state.initialize(jax.random.key(1), Config(model=model), info)
+        return fresh, *start_from(fresh, str(tmp_path / "run"), info, model)
+
+    own, started, taken = start(config.model)
     # Scaled by the fan-out of a few classes, it would be so large that its first gradients undo
     # the pretraining.
     classifier = np.asarray(own.params["fc"]["kernel"])
     assert np.abs(classifier).max() <= np.sqrt(6 / len(classifier))
-    started, _ = start_from(own, str(tmp_path / "run"), tuple("abcdefghij"))
+    assert taken.endswith("weights are for 1000; drawn anew: fc; left out: aux1, aux2")
     given = googlenet_jax.load(tmp_path / "run").state
     assert np.array_equal(
         started.params["conv1"]["conv"]["kernel"], given.params["conv1"]["conv"]["kernel"]
@@ -539,5 +541,5 @@ def test_torchvision_s_weights_start_a_fine_tuning(tmp_path):
         {"conv_bias": True},
     ):
         other = dataclasses.replace(config.model, **change)
-        with pytest.raises(CheckpointError, match="another network"):
-            start_from(fresh(other, 10), str(tmp_path / "run"), tuple("abcdefghij"))
+        with pytest.raises(CheckpointError, match=f"another network.*model.{min(change)} "):
+            start(other)

@@ -44,6 +44,8 @@ def random_tree(seed):
         UpdateRule("sgd", norm_bias_factor=64.0),
         UpdateRule("sgd", nesterov=True, decay_kernels_only=True, norm_bias_factor=8.0),
         UpdateRule("adam", decay_kernels_only=True, norm_bias_factor=2.0),
+        UpdateRule("sgd", norm_bias_factor=8.0, trunk=("conv",), trunk_factor=0.1),
+        UpdateRule("adam", trunk=("conv", "bn")),
     ],
     ids=str,
 )
@@ -55,6 +57,7 @@ def test_updates_equal_pytorch(rule, standard_promotion):
     for path, parameter in mine.items():
         is_decayed = path.endswith("kernel") or not rule.decay_kernels_only
         factor = rule.norm_bias_factor if path == "bn.bias" else 1
+        factor *= rule.trunk_factor if path.partition(".")[0] in rule.trunk else 1
         groups.append({"params": [parameter], "lr": 0.1 * factor})
         groups[-1]["weight_decay"] = 0.01 * is_decayed
     if rule.name == "sgd":
@@ -163,7 +166,15 @@ def test_the_moving_average_by_hand():
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
-@pytest.mark.parametrize("rule", [optimizer.sgd, UpdateRule("sgd", True, True, 4.0)], ids=str)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        optimizer.sgd,
+        UpdateRule("sgd", True, True, 4.0),
+        UpdateRule("sgd", True, True, 4.0, trunk=("unit",), trunk_factor=0.5),
+    ],
+    ids=str,
+)
 def test_packed_steps_are_the_same(rule, platform, monkeypatch):
     def fresh():
         return state.create(jax.random.key(3), Tiny, rule, NUM_CLASSES, has_average=True)
