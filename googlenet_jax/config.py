@@ -446,6 +446,12 @@ class TrainConfig:
         below=2**31,
         resumable=True,
     )
+    logger: str = _option(
+        "none",
+        "package that gets the scalars of each epoch, beside TensorBoard's files",
+        choices=("none", "wandb", "mlflow", "trackio"),
+        resumable=True,
+    )
     compilation_cache: bool = _option(
         True,
         "keep compiled programs in JAX_COMPILATION_CACHE_DIR, or else in the user's cache folder",
