@@ -78,6 +78,13 @@ def _are_rising_shares(text: str) -> bool:
     return shares == sorted(set(shares))
 
 
+def _are_weights(text: str) -> bool:
+    if text in ("", "balanced"):
+        return True
+    numbers = re.fullmatch(r"\d*\.?\d+(,\d*\.?\d+)*", text)
+    return bool(numbers) and all(0 < float(each) < math.inf for each in text.split(","))
+
+
 @dataclasses.dataclass(slots=True)  # slots: a misspelt field in a config file is an error
 class ModelConfig:
     """The network."""
@@ -193,7 +200,8 @@ class DataConfig:
     name: str = _option(
         "cifar10",
         "data set; folder: a folder of pictures for each class, or train, val and test folders of "
-        "such folders; tfds:NAME: an image classification set that TFDS has prepared",
+        "such folders, on a disk or in a zip or tar archive, or pictures that a CSV file or "
+        "parquet files list; tfds:NAME: an image classification set that TFDS has prepared",
         choices=("cifar10", "cifar100", "digits", "folder", "tfds:NAME"),
     )
     path: str = _option(
@@ -210,6 +218,19 @@ class DataConfig:
         "training images set apart for validation, equally many of each class; the best checkpoint "
         "is chosen on them",
         minimum=0,
+    )
+    valid_share: float = _option(
+        0.0,
+        "share of each class's training images set apart for validation",
+        minimum=0,
+        below=1,
+        needs="data.valid_examples=0",
+    )
+    sampling: str = _option(
+        "shuffle",
+        "images of an epoch; shuffle: each of them once; balanced: drawn at random, so that all "
+        "classes come equally often, however many images they have",
+        choices=("shuffle", "balanced"),
     )
     max_train_examples: int = _option(0, "train on the first N images only; 0: all", minimum=0)
     downscale: int = _option(
@@ -280,11 +301,30 @@ class DataConfig:
         needs="data.name=folder",
         resumable=True,
     )
+    columns: str = _option(
+        "",
+        "columns of a CSV file or of parquet files that hold the pictures and their labels, with a "
+        "comma between them; empty: usual names, such as image,label",
+        needs="data.name=folder",
+    )
+    pictures: str = _option(
+        "",
+        "folder to which the names in a CSV file are relative; empty: the file's own",
+        needs="data.name=folder",
+        resumable=True,
+    )
     test_examples: int = _option(
         0,
         "images set apart for testing, equally many of each class, if there is no test folder",
         minimum=0,
         needs="data.name=folder",
+    )
+    test_share: float = _option(
+        0.0,
+        "share of each class's images set apart for testing, if there is no test folder",
+        minimum=0,
+        below=1,
+        needs="data.name=folder and data.test_examples=0",
     )
 
     @property
@@ -401,6 +441,12 @@ class TrainConfig:
         minimum=0,
         below=1,
     )
+    class_weights: str = _option(
+        "",
+        "weights of the classes in the training loss, as in PyTorch's CrossEntropyLoss; balanced: "
+        "in proportion to 1 / images of the class; empty: none",
+        check=(_are_weights, "balanced or a number above 0 for each class, such as 1,2.5"),
+    )
     ema_decay: float = _option(
         0.0,
         "decay, per step, of a moving average of the weights, which evaluation, export and "
@@ -417,6 +463,12 @@ class TrainConfig:
         "calls; 0: as many as take half a second",
         minimum=0,
         below=2**31,
+        resumable=True,
+    )
+    logger: str = _option(
+        "none",
+        "package that gets the scalars of each epoch, beside TensorBoard's files",
+        choices=("none", "wandb", "mlflow", "trackio"),
         resumable=True,
     )
     compilation_cache: bool = _option(

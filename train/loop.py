@@ -15,6 +15,7 @@ from googlenet_jax.config import Config
 from googlenet_jax.data import Split
 from googlenet_jax.fileio import WorkdirPath
 from googlenet_jax.report.curves import draw_curves
+from googlenet_jax.report.loggers import Logger
 from googlenet_jax.report.tensorboard import TensorBoard
 from googlenet_jax.storage.checkpoint import Checkpoints, Record
 from googlenet_jax.storage.summary import selection_metrics, selection_split, summarize
@@ -92,10 +93,12 @@ def train_and_evaluate(
             else:
                 train_state, record = start(config, dataset, train_state, mesh)
             start_up.lap("state")
+            logger = stack.enter_context(Logger(config, folder))
             write_config(folder, config)
             write_metrics(folder, record.history)
+            logger.write(record.history)
             run = Run(config, plan, feed, checkpoints, stop, int(train_state.step))
-            record = train_epochs(run, folder, train_state, record, start_up)
+            record = train_epochs(run, folder, train_state, record, start_up, logger)
 
         summary = summarize(config, record, train_state.num_parameters)
         fileio.write_json(folder / "summary.json", summary)
@@ -120,6 +123,7 @@ def train_epochs(
     train_state: TrainState,
     record: Record,
     start_up: messages.StartUp,
+    logger: Logger,
 ) -> Record:
     """Trains, evaluates and saves until the end of the run; returns its record."""
     plan = run.plan
@@ -163,6 +167,7 @@ def train_epochs(
             run.checkpoints.save(train_state, record, selection_metrics(entry))
             write_metrics(folder, record.history)
             board.write(entry)
+            logger.write(record.history)
             console.say(messages.epoch_line(history, plan))
             for text in new.values():
                 console.say(f"warning: {text}")

@@ -7,7 +7,9 @@ Entry point: `sources.load` returns a `Dataset` (in memory) or a `Stream` for a 
 - `stream`: `Stream`; its `training_batches` sets the order and the crops of a streamed epoch.
 - `decoding`: turns JPEG, PNG and other files into pixels.
 - `cache`: keeps the decoded images of a small data set in the user's home.
-- `cifar`, `batch_pickle`, `parquet`, `tfds_source`, `digits`, `folder`: one storage format each.
+- `cifar`, `batch_pickle`, `parquet`, `tfds_source`, `digits`: one storage format each.
+- `index`: pictures of one's own, by name and class, in a `folder`, in zip and tar `archives`, in a
+  `table` (CSV) or in `parquet` files.
 - `augment`, `preprocess`: stored pixels to network input, on the device.
 """
 

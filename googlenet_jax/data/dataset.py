@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from googlenet_jax import parallel
 from googlenet_jax.data import decoding
@@ -136,14 +136,15 @@ class Dataset:
     splits: dict[Split, Arrays]
     provenance: dict[str, Any]
 
-    def with_validation(self, num_examples: int, seed: int) -> Self:
-        """Moves `num_examples` training images to a validation split; see `choose`.
+    def with_validation(self, amount: int | float, seed: int) -> Self:
+        """Moves training images to a validation split; see `choose`.
 
         Raises:
           DataError: A class has too few images.
         """
         train, names = self.splits[Split.TRAIN], self.info.class_names
-        is_valid = choose(train.labels, names, num_examples, seed, "data.valid_examples")
+        field = "data.valid_examples" if isinstance(amount, int) else "data.valid_share"
+        is_valid = choose(train.labels, names, amount, seed, field)
         splits = {**self.splits, Split.TRAIN: train[~is_valid], Split.VALID: train[is_valid]}
         return dataclasses.replace(self, splits=splits)
 
@@ -194,14 +195,22 @@ class Dataset:
 def choose(
     labels: Int[Array | np.ndarray, " examples"],
     class_names: Sequence[str],
-    num_examples: int,
+    amount: int | float,
     seed: int,
     field: str,
 ) -> Bool[np.ndarray, " examples"]:
-    """Chooses `num_examples` at random, equally many of each class, and returns a mask of them.
+    """Chooses examples at random, and returns a mask of them.
 
-    If the number of classes does not divide `num_examples`, the first classes give one more. The
-    same seed chooses the same examples. `field` is the config's field, for the error message.
+    The same seed chooses the same examples.
+
+    Args:
+      labels: Of all examples.
+      class_names: Names in the order of the labels.
+      amount: An integer: so many, equally many of each class; if the number of classes does not
+        divide it, the first classes give one more. A fraction: this share of each class, rounded,
+        and at least one example.
+      seed: Determines the choice.
+      field: The config's field, for the error message.
 
     Raises:
       DataError: A class has too few images.
@@ -209,20 +218,62 @@ def choose(
     rng = np.random.default_rng(seed)
     is_chosen = np.zeros(len(labels), bool)
     for label, name in enumerate(class_names):
-        share = (num_examples + len(class_names) - 1 - label) // len(class_names)
         members = np.flatnonzero(labels == label)
-        if share >= len(members):
+        if isinstance(amount, int):
+            size = (amount + len(class_names) - 1 - label) // len(class_names)
+        else:
+            size = max(1, round(amount * len(members)))
+        if size >= len(members):
             raise DataError(
-                f"{field}={num_examples}: takes {share} images of class {name!r}, which has "
-                f"{len(members)}"
+                f"{field}={amount}: takes {size} images of class {name!r}, which has {len(members)}"
             )
-        is_chosen[rng.permutation(members)[:share]] = True
+        is_chosen[rng.permutation(members)[:size]] = True
     return is_chosen
 
 
-def epoch_order(key: PRNGKeyArray, epoch: int, num_examples: int) -> Int[Array, " examples"]:
-    """The order of the training examples in an epoch; it depends only on key and epoch number."""
-    return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
+def training_labels(dataset: HasSplits, field: str) -> Int[Array | np.ndarray, " examples"]:
+    """The labels of the training split.
+
+    Raises:
+      DataError: They are not known in advance. `field` is the config's field that needs them.
+    """
+    train = dataset.splits[Split.TRAIN]
+    if not hasattr(train, "labels"):
+        raise DataError(f"{field}: needs all labels in advance, which streamed records do not give")
+    return train.labels
+
+
+def balanced_weights(
+    labels: Int[Array | np.ndarray, " examples"], num_classes: int
+) -> Float[np.ndarray, " classes"]:
+    """A weight for each class, so that all classes together weigh the same, and 1 on average.
+
+    It is scikit-learn's "balanced": examples / (classes x examples of the class).
+    """
+    count = np.bincount(labels, minlength=num_classes)
+    return len(labels) / (num_classes * np.maximum(count, 1))
+
+
+def epoch_order(
+    key: PRNGKeyArray,
+    epoch: int,
+    num_examples: int,
+    weights: Float[np.ndarray, " examples"] | None = None,
+) -> Int[Array, " examples"]:
+    """The training examples of an epoch; they depend only on the arguments.
+
+    Args:
+      key: Of the run.
+      epoch: Counted from 0.
+      num_examples: In the data set, and in the epoch.
+      weights: Draw each example with a probability in proportion to its weight, each time from
+        all of them; None: take each example once.
+    """
+    key = jax.random.fold_in(key, epoch)
+    if weights is None:
+        return jax.random.permutation(key, num_examples)
+    chances = (weights / weights.sum()).astype(np.float32)
+    return jax.random.choice(key, num_examples, (num_examples,), p=chances)
 
 
 def digest(paths: Sequence[Path]) -> str:

@@ -1,7 +1,7 @@
 """Finds the data set that a config names and loads it, whatever its format.
 
 In memory, `_find_stored` locates the files and the module of their format decodes them. For a
-stream, `_split_folder` or `_split_records` only lists the pictures.
+stream, `_split_pictures` or `_split_records` only lists the pictures.
 """
 
 import contextlib
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from googlenet_jax.config import DataConfig
-from googlenet_jax.data import cache, cifar, digits, folder, parquet, tfds_source
+from googlenet_jax.data import cache, cifar, digits, index, parquet, table, tfds_source
+from googlenet_jax.data.archives import Tar, Zip
 from googlenet_jax.data.dataset import (
     Arrays,
     Dataset,
@@ -25,6 +26,7 @@ from googlenet_jax.data.dataset import (
     choose,
     digest,
 )
+from googlenet_jax.data.folder import Folder
 from googlenet_jax.data.stream import Pictures, Stream
 from googlenet_jax.errors import DataError
 
@@ -48,7 +50,7 @@ def load(config: DataConfig, seed: int) -> Dataset | Stream:
     if config.is_streamed:
         with _one_line_errors(config):
             if config.name == "folder":
-                class_names, pictures, provenance = _split_folder(config, seed)
+                class_names, pictures, provenance = _split_pictures(config, seed)
             else:
                 class_names, pictures, provenance = _split_records(config)
         info = _stream_info(config, class_names)
@@ -59,8 +61,8 @@ def load(config: DataConfig, seed: int) -> Dataset | Stream:
         dataset = _load_stored(config)
     if config.downscale > 1:
         dataset = dataset.downscaled(config.downscale)
-    if config.valid_examples:
-        dataset = dataset.with_validation(config.valid_examples, seed)
+    if amount := config.valid_examples or config.valid_share:
+        dataset = dataset.with_validation(amount, seed)
     if config.max_train_examples:
         _check_max_train_examples(config, Split.TRAIN.num_examples(dataset))
         dataset.splits[Split.TRAIN] = dataset.splits[Split.TRAIN][: config.max_train_examples]
@@ -76,7 +78,7 @@ def describe(config: DataConfig) -> DatasetInfo:
     if config.is_streamed and (config.name != "folder" or config.path):
         with _one_line_errors(config):
             if config.name == "folder":
-                class_names, _ = _find_folder(config)
+                class_names, _ = _find_pictures(config)
             else:
                 name = config.name.removeprefix("tfds:")
                 class_names = tfds_source.class_names(name, _tfds_folder(config))
@@ -111,39 +113,66 @@ def _one_line_errors(config: DataConfig) -> Iterator[None]:
         raise DataError(f"data.path={config.path!r}: cannot be read: {error}") from error
 
 
-def _find_folder(config: DataConfig) -> tuple[tuple[str, ...], dict[Split, folder.FolderPictures]]:
-    """The class names and the pictures of a folder, in the splits that it has."""
-    root = Path(config.path).expanduser()
-    if not config.path or not root.is_dir():
-        raise DataError(f"data.path={config.path!r}: must be a folder with a folder for each class")
+def _find_pictures(
+    config: DataConfig,
+) -> tuple[tuple[str, ...], dict[Split, index.IndexedPictures]]:
+    """The class names and the pictures of a user's own set, in the splits that it has."""
+    path = Path(config.path).expanduser()
     classes_file = Path(config.classes).expanduser() if config.classes else None
-    return folder.find(root, classes_file, test_from_train=bool(config.test_examples))
+    is_tested_on_train = bool(config.test_examples or config.test_share)
+    return index.build(*_open_pictures(config, path), classes_file, is_tested_on_train)
 
 
-def _split_folder(config: DataConfig, seed: int) -> Listing:
-    class_names, splits = _find_folder(config)
+def _open_pictures(config: DataConfig, path: Path) -> tuple[index.Store, index.Listings]:
+    store: index.FolderStore
+    if config.path and path.is_dir():
+        if files := parquet.files(path):
+            if config.workers:
+                raise DataError(
+                    f"data.workers={config.workers}: must be 0 for parquet files, which are held "
+                    "in memory"
+                )
+            return parquet.open_rows(path, files, config.columns)
+        store = Folder(path)
+    elif not config.path or not path.is_file():
+        raise DataError(
+            f"data.path={config.path!r}: must be a folder with a folder for each class, a zip or "
+            "tar archive of it, a CSV file, or a folder of parquet files"
+        )
+    elif path.suffix.lower() == ".csv":
+        folder = Path(config.pictures).expanduser() if config.pictures else path.parent
+        return Folder(folder), table.read(path, folder, config.columns)
+    else:
+        store = Zip(path) if path.suffix.lower() == ".zip" else Tar(path)
+    return store, index.by_folders(store)
+
+
+def _split_pictures(config: DataConfig, seed: int) -> Listing:
+    class_names, splits = _find_pictures(config)
     root = Path(config.path).expanduser()
-    if Split.TEST not in splits and not config.test_examples:
+    if Split.TEST not in splits and not (config.test_examples or config.test_share):
         raise DataError(
             f"{root}: has no folder called test (or val); to set some images apart, pass "
-            "--config.data.test_examples=N"
+            "--config.data.test_share=0.2 or --config.data.test_examples=N"
         )
     # Every seed gets the same test images, so that runs can be compared.
-    for split, field, size, choice_seed in (
+    for split, field, amount, choice_seed in (
         (Split.TEST, "data.test_examples", config.test_examples, 0),
+        (Split.TEST, "data.test_share", config.test_share, 0),
         (Split.VALID, "data.valid_examples", config.valid_examples, seed),
+        (Split.VALID, "data.valid_share", config.valid_share, seed),
     ):
-        if size:
+        if amount:
             if split in splits:
-                raise DataError(f"{field}={size}: {root} already has a folder of {split} images")
+                raise DataError(f"{field}={amount}: {root} already has a folder of {split} images")
             train = splits[Split.TRAIN]
-            is_chosen = choose(train.labels, class_names, size, choice_seed, field)
+            is_chosen = choose(train.labels, class_names, amount, choice_seed, field)
             splits |= {Split.TRAIN: train.select(~is_chosen), split: train.select(is_chosen)}
     train = splits[Split.TRAIN]
     if config.max_train_examples:
         _check_max_train_examples(config, len(train))
         splits[Split.TRAIN] = train.select(np.arange(len(train)) < config.max_train_examples)
-    provenance = {"sha256": folder.digest(splits), "sha256_of": "names, sizes and classes"}
+    provenance = {"sha256": index.digest(splits), "sha256_of": "names, sizes and classes"}
     return class_names, splits, {"source": str(root), "official": False, **provenance}
 
 
@@ -153,11 +182,12 @@ def _split_records(config: DataConfig) -> Listing:
     if prepared is None:
         raise _not_prepared(name, place)
     class_names, splits = tfds_source.pictures(name, prepared)
-    if config.valid_examples:
-        raise DataError(
-            f"data.valid_examples={config.valid_examples}: must be 0, because {config.name} is "
-            "streamed and the labels of its images are not known in advance"
-        )
+    for field in ("valid_examples", "valid_share"):
+        if amount := getattr(config, field):
+            raise DataError(
+                f"data.{field}={amount}: must be 0, because {config.name} is streamed and the "
+                "labels of its images are not known in advance"
+            )
     if config.max_train_examples:
         train = splits[Split.TRAIN]
         _check_max_train_examples(config, len(train))
@@ -243,7 +273,8 @@ def _find_at(name: str, form: cifar.Format | None, place: Path) -> _Source | Non
         records = digest(tfds_source.stored_files(folder))
         sha256 = tfds_source.archive_sum(folder, records) or records
         return _Source(folder, sha256, True, lambda: tfds_source.read(name, folder, form))
-    if form and (files := parquet.files(place)):
+    if form and {Split.TRAIN, Split.TEST} <= (found := parquet.files(place)).keys():
+        files = {split: found[split] for split in (Split.TRAIN, Split.TEST)}
         sha256 = digest([path for paths in files.values() for path in paths])
         return _Source(place, sha256, True, lambda: parquet.read(form, files))
     if form and (paths := [place] if place.is_file() else cifar.stored_files(form, place)):

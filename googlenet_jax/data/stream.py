@@ -14,11 +14,11 @@ import signal
 import threading
 import warnings
 from collections.abc import Generator, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from absl import flags
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from googlenet_jax.data import decoding
 from googlenet_jax.data.dataset import Arrays, DatasetInfo, Split
@@ -96,12 +96,22 @@ class Stream:
     workers: int
 
     def training_batches(
-        self, batch_size: int, rows: Int[np.ndarray, " rows"], first_step: int
+        self,
+        batch_size: int,
+        rows: Int[np.ndarray, " rows"],
+        first_step: int,
+        weights: Float[np.ndarray, " examples"] | None = None,
     ) -> Generator[Batch]:
         """Yields the given rows of each training batch, from step `first_step` on, endlessly.
 
         If a picture cannot be decoded, it is replaced by one of the next ones in stored order; at
         most `MAX_TRIES` pictures are tried.
+
+        Args:
+          batch_size: Of the whole batch.
+          rows: Of the batch, to yield.
+          first_step: The step of the first batch.
+          weights: See `dataset.epoch_order`.
 
         Raises:
           TrainingError: A worker process was killed.
@@ -112,9 +122,7 @@ class Stream:
         shuffled = grain.MapDataset.range(num_examples).seed(self.seed).shuffle()
         whole_batches = shuffled[: num_examples // batch_size * batch_size]
         # `shuffle` gives each repetition, that is each epoch, another order.
-        with_crop_seeds = whole_batches.repeat(MAX_EPOCHS).random_map(
-            lambda index, rng: (np.int64(index), rng.integers(2**63))
-        )
+        with_crop_seeds = whole_batches.repeat(MAX_EPOCHS).random_map(_Draw.of(weights))
         decode = _DecodeRows(self.splits[Split.TRAIN], self.info, rows, self.crop_area)
         return self._run(with_crop_seeds.batch(batch_size)[first_step:].map(decode))
 
@@ -221,6 +229,24 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draw:
+    """Gives each picture of an epoch a seed for its crop, or draws another picture for it."""
+
+    until: Float[np.ndarray, " examples"] | None  # sums of the probabilities up to each picture
+
+    @classmethod
+    def of(cls, weights: Float[np.ndarray, " examples"] | None) -> Self:
+        """Draws by `weights`; keeps the pictures if that is None."""
+        sums = None if weights is None else np.cumsum(weights)
+        return cls(None if sums is None else sums / sums[-1])
+
+    def __call__(self, index: int, rng: np.random.Generator) -> tuple[np.int64, np.int64]:
+        if self.until is not None:
+            index = int(np.searchsorted(self.until, rng.random(), side="right"))
+        return np.int64(index), rng.integers(2**63)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Every run writes:
   curves: curves.png, with loss, accuracy and learning rate by epoch.
   tensorboard: The scalars of metrics.jsonl as TensorBoard events.
+  loggers: The same in Weights & Biases, MLflow or Trackio.
 
 `train.report` writes a page about one or more runs:
   runs: Reads the runs, groups them by config and ranks the groups.

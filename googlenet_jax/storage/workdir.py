@@ -20,7 +20,7 @@ from googlenet_jax.fileio import WorkdirPath
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
-FILES = (CONFIG, "metrics.jsonl", "summary.json", "curves.png")
+FILES = (CONFIG, "metrics.jsonl", "summary.json", "curves.png", "logger.json")
 """The files that a run writes beside its checkpoints."""
 
 

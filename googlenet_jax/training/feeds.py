@@ -14,13 +14,14 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from googlenet_jax import data, parallel
 from googlenet_jax.config import Config
 from googlenet_jax.data import Dataset, Split, Stream, preprocess
+from googlenet_jax.data.dataset import balanced_weights, training_labels
 from googlenet_jax.data.stream import Batch
-from googlenet_jax.errors import DataError, TrainingError
+from googlenet_jax.errors import ConfigError, DataError, TrainingError
 from googlenet_jax.training import step
 from googlenet_jax.training.metrics import Evaluation
 from googlenet_jax.training.plan import Plan
@@ -56,6 +57,28 @@ def compile_program(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, b
         jax.monitoring.unregister_event_listener(note)
 
 
+def _class_weights(setting: str, dataset: Dataset | Stream) -> Float[np.ndarray, " classes"] | None:
+    """The weight of each class in the loss, as `train.class_weights` says.
+
+    Raises:
+      ConfigError: There are not as many numbers as classes.
+      DataError: The labels are not known in advance.
+    """
+    if not setting:
+        return None
+    num_classes = dataset.info.num_classes
+    if setting == "balanced":
+        labels = training_labels(dataset, "train.class_weights='balanced'")
+        return balanced_weights(labels, num_classes)
+    weights = np.array([float(number) for number in setting.split(",")])
+    if len(weights) != num_classes:
+        raise ConfigError(
+            f"train.class_weights={setting!r}: has {len(weights)} numbers; {dataset.info.name} has "
+            f"{num_classes} classes"
+        )
+    return weights
+
+
 class Feed(abc.ABC):
     """A data set, and the compiled programs that train and evaluate on it.
 
@@ -71,6 +94,12 @@ class Feed(abc.ABC):
         self._step_key = parallel.replicate(Keys.of(config.seed).step, mesh)
         self._for_evaluation = preprocess.for_evaluation(dataset.info)
         self._for_training = preprocess.for_training(config.data, dataset.info)
+        self._class_weights = self._example_weights = None
+        if Split.TRAIN in dataset.splits:  # otherwise it is used for evaluation only
+            self._class_weights = _class_weights(config.train.class_weights, dataset)
+            if config.data.sampling == "balanced":
+                labels = training_labels(dataset, "data.sampling='balanced'")
+                self._example_weights = balanced_weights(labels, dataset.info.num_classes)[labels]
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -138,7 +167,7 @@ class Feed(abc.ABC):
             return False
         steps = epoch * steps_per_epoch + np.arange(steps_per_epoch)
         rates = np.broadcast_to(self.plan.schedule(steps), steps.shape)
-        hyperparameters = step.Hyperparameters.of(self._config, rates)
+        hyperparameters = step.Hyperparameters.of(self._config, rates, self._class_weights)
         self._epoch, self._hyperparameters = epoch, parallel.replicate(hyperparameters, self._mesh)
         return True
 
@@ -157,7 +186,8 @@ class InMemory(Feed):
         """The arguments of the training program."""
         train = self.dataset.splits[Split.TRAIN]
         if self._prepare_epoch(state):
-            self._order = data.epoch_order(self._order_key, self._epoch, len(train))
+            weights = self._example_weights
+            self._order = data.epoch_order(self._order_key, self._epoch, len(train), weights)
         rest = np.int32(num_steps), self._step_key, self._hyperparameters
         return state, train, self._order, *rest
 
@@ -215,7 +245,9 @@ class Streamed(Feed):
         """See `Feed`."""
         batch_size = self._config.train.batch_size
         rows = parallel.rows(batch_size, self._mesh)
-        self._batches = self.dataset.training_batches(batch_size, rows, int(state.step))
+        self._batches = self.dataset.training_batches(
+            batch_size, rows, int(state.step), self._example_weights
+        )
         self._fetch()
         if missing := self._missing(self._next):
             raise missing

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+ClassWeights = Float[Array | np.ndarray, " classes"]
 Targets = Int[Array, " batch"] | Float[Array, "batch classes"]
 
 
@@ -14,6 +17,7 @@ def cross_entropy(
     logits: Float[Array, "batch classes"],
     targets: Targets,
     label_smoothing: ArrayLike = 0.0,
+    class_weights: ClassWeights | None = None,
 ) -> Float[Array, " batch"]:
     """The cross-entropy of each example, in nats.
 
@@ -22,7 +26,15 @@ def cross_entropy(
     Label smoothing takes a share of the target away from the label and spreads it evenly over all
     classes (Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016,
     section 7).
+
+    With class weights, the mean over the batch is that of PyTorch's `CrossEntropyLoss(weight=...)`:
+    for class indices it is divided by the mean weight of the batch's labels.
     """
+    if class_weights is not None:
+        shares = targets if targets.ndim == 2 else jax.nn.one_hot(targets, logits.shape[1])
+        weighted = optax.smooth_labels(shares, label_smoothing) * class_weights
+        losses = optax.softmax_cross_entropy(logits, weighted)
+        return losses if targets.ndim == 2 else losses / jnp.asarray(class_weights)[targets].mean()
     if targets.ndim == 1:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     else:
@@ -37,12 +49,13 @@ def training_loss(
     targets: Targets,
     aux_weight: ArrayLike,
     label_smoothing: ArrayLike = 0.0,
+    class_weights: ClassWeights | None = None,
 ) -> Float[Array, " batch"]:
     """The loss of each example, in nats: cross-entropy + `aux_weight` times each auxiliary head's.
 
     GoogLeNet's paper has an `aux_weight` of 0.3.
     """
-    losses = cross_entropy(logits, targets, label_smoothing)
+    losses = cross_entropy(logits, targets, label_smoothing, class_weights)
     for aux in aux_logits:
-        losses += aux_weight * cross_entropy(aux, targets, label_smoothing)
+        losses += aux_weight * cross_entropy(aux, targets, label_smoothing, class_weights)
     return losses

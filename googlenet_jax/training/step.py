@@ -22,7 +22,7 @@ from googlenet_jax import parallel
 from googlenet_jax.config import Config
 from googlenet_jax.data import Arrays, augment
 from googlenet_jax.data.preprocess import Batch, ForEvaluation, ForTraining, Pixels
-from googlenet_jax.training.loss import cross_entropy, training_loss
+from googlenet_jax.training.loss import ClassWeights, cross_entropy, training_loss
 from googlenet_jax.training.metrics import Evaluation, Metrics
 from googlenet_jax.training.state import Averaged, StepReport, TrainState, Weights
 
@@ -39,6 +39,7 @@ class Hyperparameters(NamedTuple):
       aux_loss_weight: See `loss.training_loss`.
       label_smoothing: See `loss.cross_entropy`.
       ema_decay: See `moving_average`.
+      class_weights: See `loss.cross_entropy`.
     """
 
     learning_rates: Float[Array | np.ndarray, " steps_per_epoch"]
@@ -47,16 +48,24 @@ class Hyperparameters(NamedTuple):
     aux_loss_weight: ArrayLike
     label_smoothing: ArrayLike
     ema_decay: ArrayLike = 0.0
+    class_weights: ClassWeights | None = None
 
     @classmethod
-    def of(cls, config: Config, learning_rates: Float[np.ndarray, " steps_per_epoch"]) -> Self:
+    def of(
+        cls,
+        config: Config,
+        learning_rates: Float[np.ndarray, " steps_per_epoch"],
+        class_weights: Float[np.ndarray, " classes"] | None = None,
+    ) -> Self:
         """The numbers of a config, for an epoch with these learning rates."""
         update, loss = config.optimizer, config.train
         numbers = (
             *(update.momentum, update.weight_decay),
             *(loss.aux_loss_weight, loss.label_smoothing, loss.ema_decay),
         )
-        return cls(learning_rates, *(np.asarray(x, learning_rates.dtype) for x in numbers))
+        weights = None if class_weights is None else class_weights.astype(learning_rates.dtype)
+        rest = (np.asarray(x, learning_rates.dtype) for x in numbers)
+        return cls(learning_rates, *rest)._replace(class_weights=weights)
 
 
 def moving_average(
@@ -94,13 +103,14 @@ def train_step(
     Returns:
       The state with new parameters, BatchNorm statistics, momentum, metrics and report.
     """
-    rates, momentum, weight_decay, *of_loss, ema_decay = hyperparameters
+    rates, momentum, weight_decay, aux_weight, smoothing, ema_decay, class_weights = hyperparameters
 
     def mean_loss(params: PyTree) -> tuple[Array, tuple[Array, Array, PyTree]]:
         params = state.optimizer.without_frozen(params)
         trees = state.replace(params=params, opt_state=()).unpacked()
         logits, aux_logits, batch_stats = trees.apply(trees.params, images, train=True, key=key)
-        losses = training_loss(logits, aux_logits, labels if targets is None else targets, *of_loss)
+        wanted = labels if targets is None else targets
+        losses = training_loss(logits, aux_logits, wanted, aux_weight, smoothing, class_weights)
         return losses.mean(), (losses, logits, state.packing.pack(batch_stats))
 
     gradient_of = jax.value_and_grad(mean_loss, has_aux=True)

@@ -21,8 +21,7 @@ from picture_files import numbers, plain_folder
 
 from googlenet_jax import data, parallel
 from googlenet_jax.config import Config, DataConfig
-from googlenet_jax.data import Split, decoding, preprocess
-from googlenet_jax.data import folder as folders
+from googlenet_jax.data import Split, decoding, index, preprocess
 from googlenet_jax.errors import DataError
 from googlenet_jax.training import feeds, state, step
 from googlenet_jax.training.state import Keys
@@ -460,7 +459,7 @@ def test_classes_from_a_file(folder, tmp_path):
     stream = load(folder, classes=str(file))
     assert stream.info.class_names == ("European eel, Anguilla anguilla", "dog", "the cat")
     # ImageNet has two classes called crane.
-    same = folders.read_classes(write(file, "n1 crane\nn2 crane\nold n3\n"), ["n1", "n2", "old n3"])
+    same = index.read_classes(write(file, "n1 crane\nn2 crane\nold n3\n"), ["n1", "n2", "old n3"])
     assert same == {"n1": "crane (n1)", "n2": "crane (n2)", "old n3": "old n3"}
     picture = stream.splits[Split.TRAIN][0]
     assert (picture.label, "eel" in picture.name) == (0, True)
@@ -472,8 +471,8 @@ def test_classes_from_a_file(folder, tmp_path):
     [
         ("", "lists no class"),
         ("cat\ncat\n", "or one class twice"),
-        ("cat\ndog\n", "eel: its name is not one of the 2 classes"),
-        ("cat\ndog\neel\nfox\n", "fox: holds no pictures"),
+        ("cat\ndog\n", "'eel' is not one of the 2 classes"),
+        ("cat\ndog\neel\nfox\n", "no pictures of class 'fox'"),
         (None, "cannot be read"),
     ],
 )
@@ -495,7 +494,7 @@ def test_folders_that_are_not_a_data_set(folder, tmp_path):
         load(tmp_path)
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "train" / "cat" / "notes.txt").touch()
-    with pytest.raises(DataError, match=r"cat: holds no pictures \(\.jpg"):
+    with pytest.raises(DataError, match=r"no pictures of class 'cat' \(\.jpg"):
         load(tmp_path)
 
 

@@ -14,6 +14,7 @@ import json
 import random
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,32 @@ def make_parquet(folder: Path) -> None:
 
 def read_parquet(folder: Path) -> Any:
     return read_data(path=str(folder), cache=False)
+
+
+def make_own_pictures(folder: Path) -> None:
+    from cifar_files import as_tar
+
+    files = {
+        f"{split}/{label}/{number}.png": encode((8, 8, 3), "PNG", number)
+        for split in ("train", "test")
+        for number, label in enumerate(("cat", "dog", "dog"))
+    }
+    write(folder / "tar" / "pictures.tar", as_tar(files))
+    for name, method in {"zip": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}.items():
+        (folder / name).mkdir(parents=True)
+        with zipfile.ZipFile(folder / name / "pictures.zip", "w", method) as archive:
+            for path, content in files.items():
+                archive.writestr(path, content)
+    rows = [f"{path[:-4]},{path.split('/')[1]}" for path in files]
+    write(folder / "table" / "pictures.csv", "\r\n".join(["id,label", *rows]).encode())
+    for path, content in files.items():
+        write(folder / "table" / path, content)
+
+
+def read_own_pictures(folder: Path) -> Any:
+    kind = {"deflated": "zip", "table": "csv"}.get(folder.name, folder.name)
+    share = 0.3 if kind == "csv" else 0.0
+    return read_data(name="folder", path=str(folder / f"pictures.{kind}"), test_share=share)
 
 
 def make_prepared(folder: Path) -> None:
@@ -647,6 +674,14 @@ TARGETS = {
         read_pickles,
     ),
     "parquet": Target(make_parquet, {".parquet": mutate.damage}, read_parquet),
+    "own pictures": Target(
+        make_own_pictures,
+        {
+            ".tar": either(mutate.damage, mutate.inside_tar(mutate.damage)),
+            **{".zip": mutate.damage, ".csv": mutate.damage, ".png": mutate.damage},
+        },
+        read_own_pictures,
+    ),
     "tfds": Target(
         make_prepared,
         {

@@ -15,6 +15,7 @@ import recipe
 from configs import digits
 from googlenet_jax import data, parallel
 from googlenet_jax.data import Split, augment, preprocess
+from googlenet_jax.data.dataset import balanced_weights
 from googlenet_jax.training import optimizer, state, step
 from train.cluster import Place, joined
 
@@ -43,14 +44,18 @@ def main(out: str, network: str) -> None:
     if network == "every ingredient":
         recipe.add_ingredients(config)
     config.optimizer.learning_rate = 1e-4  # at 0.1 runs diverge with the order of sums
-    dataset = data.load(config.data, 0).on_devices(mesh)
-    train, info = dataset.splits[Split.TRAIN], dataset.info
+    dataset = data.load(config.data, 0)
+    info, labels = dataset.info, dataset.splits[Split.TRAIN].labels
+    class_weights = balanced_weights(labels, info.num_classes)
+    example_weights = class_weights[labels] if config.data.sampling == "balanced" else None
+    dataset = dataset.on_devices(mesh)
+    train = dataset.splits[Split.TRAIN]
     keys = parallel.replicate(tuple(jax.random.split(jax.random.key(0), 3)), mesh)
     train_state = state.initialize(keys[0], config, info)
     schedule = optimizer.create_schedule(config.optimizer, 64, 640)
     rates = np.asarray(schedule(np.arange(64)))
-    hyperparameters = step.Hyperparameters.of(config, rates)
-    order = data.epoch_order(keys[1], 0, len(train.labels))
+    hyperparameters = step.Hyperparameters.of(config, rates, class_weights)
+    order = data.epoch_order(keys[1], 0, len(train.labels), example_weights)
     for_training = preprocess.for_training(config.data, info)
 
     @jax.jit

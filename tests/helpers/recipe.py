@@ -12,6 +12,8 @@ INGREDIENTS = {
     "optimizer.schedule_per": "step",
     "train.ema_decay": 0.9,
     "train.label_smoothing": 0.1,
+    "train.class_weights": "balanced",
+    "data.sampling": "balanced",
     "data.flip": True,
     "data.alternate_flip": True,
     "data.cutout": 2,

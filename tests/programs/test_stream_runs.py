@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import multiprocessing
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ import train.evaluate
 import train.export
 import train.main
 import train.predict
+import train.summarize
 from googlenet_jax.data import Split, decoding
 from googlenet_jax.errors import DataError, TrainingError
 from googlenet_jax.report import diagnostics, runs
@@ -217,3 +219,24 @@ def test_a_worker_that_is_killed_costs_no_step(folder, workdir, tmp_path, monkey
     train.main.main(arguments)
     assert f"at step {saved} of 12" in capfd.readouterr().out
     assert history(tmp_path) == history(workdir)
+
+
+def test_a_run_on_a_csv_file_and_the_other_programs_on_it(tmp_path, capsys):
+    """Unbalanced classes in one folder, weighted and sampled."""
+    pictures = picture_files.digits_folder(tmp_path / "digits", 60, 0)
+    files = sorted(pictures.rglob("*.jpg"))
+    rows = [f"{file.relative_to(tmp_path)},{int(int(file.parent.name) < 3)}" for file in files]
+    table = tmp_path / "train.csv"
+    table.write_text("\n".join(["picture,is_small", *rows]))
+    arguments = [*ARGUMENTS[:-1], f"--config.data.path={table}", "--config.data.test_share=0.2"]
+    arguments += ["--config.data.sampling=balanced", "--config.train.class_weights=balanced"]
+    workdir = f"--workdir={tmp_path / 'run'}"
+    train.main.main([*arguments, workdir, "--config.train.steps=3"])  # an epoch
+    assert 0 < history(tmp_path / "run")[0]["train_loss"] < 9
+    train.evaluate.main([workdir])
+    train.contact_sheet.main([*arguments, workdir])
+    train.summarize.main(arguments)
+    shown = capsys.readouterr().out
+    assert "test split, 12 images" in shown
+    assert f"written to {tmp_path}/run/contact_sheet.png" in shown
+    assert re.search(r"^fc +\d+ +2 ", shown, re.M)  # two outputs

@@ -176,6 +176,15 @@ def folder_of_pictures(path, run):
     picture_files.plain_folder(path, {"cat": 9, "dog": 6, "eel": 8})
 
 
+def csv_of_pictures(path, run):
+    folder = path.with_name("train_images")
+    folder.mkdir()
+    rows = [f"{number},{'cat' if number % 3 else 'dog'}" for number in range(12)]
+    for number in range(12):
+        (folder / f"{number}.png").write_bytes(picture_files.plain(number))
+    path.write_text("\n".join(["id,breed", *rows]))
+
+
 def prepared_imagenet(path, run):
     splits = {
         split: [(picture_files.plain(number), number) for number in range(size)]
@@ -210,6 +219,7 @@ FILES = {
     "runs/animals": copy_of_run,
     "photos": folder_of_pictures,
     "animals": folder_of_pictures,
+    "train.csv": csv_of_pictures,
     "tensorflow_datasets": prepared_imagenet,
 }
 

@@ -122,6 +122,27 @@ def test_the_loss_of_soft_targets_equals_pytorch(smoothing):
     np.testing.assert_allclose(hard, soft, rtol=2e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_class_weights_equal_pytorch(smoothing):
+    """The mean over a batch and its gradient, of labels and of mixed labels."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6, 5)).astype(np.float32)
+    weights = np.float32([0.2, 3, 1, 0.7, 2])
+    theirs = torch.nn.CrossEntropyLoss(torch.tensor(weights), label_smoothing=smoothing)
+    labels, mixed = rng.integers(0, 5, 6), rng.dirichlet(np.ones(5), 6).astype(np.float32)
+    for targets in (labels.astype(np.int32), mixed):
+        inputs = torch.tensor(logits, requires_grad=True)
+        expected = theirs(inputs, torch.tensor(labels if targets.ndim == 1 else mixed))
+        expected.backward()
+
+        def mean(logits, targets=targets):
+            return cross_entropy(logits, targets, smoothing, weights).mean()
+
+        found, gradient = jax.value_and_grad(mean)(jnp.asarray(logits))
+        assert float(found) == pytest.approx(expected.item(), rel=2e-6)
+        np.testing.assert_allclose(gradient, inputs.grad.numpy(), rtol=1e-5, atol=1e-7)
+
+
 def run(fresh, num_steps, rule_numbers, calls=1):
     data = make_data(64)
     order = epoch_order(jax.random.key(0), 0, 64)
