@@ -79,7 +79,7 @@ def plan(arguments: argparse.Namespace, overrides: list[str]) -> "list[Trial]":
     found = []
     for seed in arguments.seeds:
         for row in (row for row in ORDER if str(row) in map(str, rows)):
-            config, _ = flags.parse([f"--config={config_name(row)}"])
+            config, _ = flags.parse([f"--config=cifar10_row{row}"])
             if arguments.scale == "small":
                 if config.train.steps:  # row 9 counts in steps
                     share = SMALL["train.epochs"] * 390 / config.train.steps
@@ -88,11 +88,6 @@ def plan(arguments: argparse.Namespace, overrides: list[str]) -> "list[Trial]":
             config, _ = flags.apply(change(config, {"seed": seed}), overrides)
             found.append(Trial(f"row {row}", config))
     return found
-
-
-def config_name(row: int) -> str:
-    """The shipped config of a row of the article."""
-    return "cifar10" if row == 8 else f"cifar10_row{row}"
 
 
 def accuracies(lines: "Sequence[Line]", arm: str) -> dict[int, float]:

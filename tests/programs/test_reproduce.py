@@ -95,7 +95,7 @@ def test_the_whole_table_comes_before_the_second_seed():
 
 @pytest.mark.parametrize("row", range(1, 11))
 def test_a_row_is_its_config_at_either_scale(row):
-    shipped, _ = flags.parse([f"--config={reproduce.config_name(row)}"])
+    shipped, _ = flags.parse([f"--config=cifar10_row{row}"])
     (full,) = planned(str(row), scale="full", overrides=["--config.data.path=x"])
     assert full.config == change(shipped, {"data.path": "x"})
     (small,) = planned(str(row))
