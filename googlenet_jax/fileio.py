@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from etils import epath
 
@@ -130,22 +130,33 @@ def write(path: WorkdirPath, content: bytes) -> None:
       TrainingError: The object cannot be written.
     """
     if isinstance(path, Path):
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            temporary.unlink(missing_ok=True)  # it may be a pipe, or a link to another file
-            with temporary.open("xb") as file:
-                file.write(content)
-            temporary.replace(path)
-        except OSError as error:  # the error of a full disk does not name the file
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        with replacing(path) as file:
+            file.write(content)
         return
     with told(TrainingError, path, "cannot be written"):
         try:
             path.write_bytes(content)
         except FileNotFoundError as error:
             raise LookupError("there is no such bucket") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file on this machine, which takes the place of `path` once it is complete.
+
+    Raises:
+      OSError: It cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)  # it may be a pipe, or a link to another file
+        with temporary.open("xb") as file:
+            yield file
+        temporary.replace(path)
+    except OSError as error:  # the error of a full disk does not name the file
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_json(path: WorkdirPath, value: Any) -> None:

@@ -272,3 +272,21 @@ def local_path(text: str) -> Path:
     if not isinstance(fileio.parse(text), Path):
         raise argparse.ArgumentTypeError(f"{text}: must be on this machine; copy it afterwards")
     return Path(text)
+
+
+def check_file(path: Path) -> None:
+    """Checks, before a network is loaded, that an output file can be written.
+
+    Raises:
+      UserError: Its folder does not exist, or the path is not a regular file.
+    """
+    try:
+        reason = ""
+        if path.exists() and not path.is_file():
+            reason = "it is not a regular file"
+        elif not path.parent.is_dir():
+            reason = f"the folder {path.parent} does not exist"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = str(error)
+    if reason:
+        raise UserError(f"--out={path}: cannot be written: {reason}")

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     out_help = "file to write, .pth or .safetensors"
     parser.add_argument("--out", type=console.local_path, required=True, help=out_help)
     arguments = parser.parse_args(argv)
-    check_file(arguments.out)
+    console.check_file(arguments.out)
 
     from googlenet_jax import load
     from googlenet_jax.storage import torch_weights
@@ -48,24 +48,6 @@ def _metadata(record: Any) -> dict[str, Any]:
     if imported or not evaluated:
         return imported
     return {"acc": 100 * evaluated[-1]["test_accuracy"], "epoch": evaluated[-1]["epoch"] - 1}
-
-
-def check_file(path: Path) -> None:
-    """Checks, before a network is loaded, that a file can be written.
-
-    Raises:
-      UserError: Its folder does not exist, or the path is not a regular file.
-    """
-    try:
-        reason = ""
-        if path.exists() and not path.is_file():
-            reason = "it is not a regular file"
-        elif not path.parent.is_dir():
-            reason = f"the folder {path.parent} does not exist"
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = str(error)
-    if reason:
-        raise UserError(f"--out={path}: cannot be written: {reason}")
 
 
 def write(path: Path, tensors: dict[str, Any], metadata: dict[str, Any]) -> None:

@@ -3,192 +3,176 @@
 `googlenet_jax.data.decoding` converts a picture to the input of a network.
 """
 
+import argparse
 import io
-import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from googlenet_jax import fileio
-from googlenet_jax.config import TrainConfig
-from googlenet_jax.errors import DataError, UserError
-from googlenet_jax.storage import pretrained
-from train import allocator, console
+from googlenet_jax.errors import UserError
+from train import allocator, console, pictures, table
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from googlenet_jax.storage.loading import Model
-
-T = TypeVar("T")
-Source = tuple[str, Path | bytes | DataError]
-"""A picture's name, and its path, its content, or the reason why it cannot be read."""
-
-BATCH_SIZE = 64
-TOP_K = 5
+    from googlenet_jax.storage.model import Model, Prediction
 
 
 def main(argv: list[str]) -> None:
     """Prints a line for each picture; exits with status 2 if a picture could not be read."""
-    shipped = ", ".join(
-        f"{name} ({pretrained.FOLDER / name / 'samples'})" for name in pretrained.names()
+    parser = pictures.Parser(
+        "train.predict", "Prints the most probable classes of pictures of any size and format."
     )
-    parser = console.Parser(
-        "train.predict",
-        description="Prints the most probable classes of pictures of any size and format.",
-        epilog=f"Networks that ship with this package, with sample pictures: {shipped}",
-    )
-    network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--workdir", type=fileio.parse, help="folder of a run")
-    network.add_argument("--model", help="folder of an export, or name of a shipped network")
-    parser.add_argument("--checkpoint", help="of the run: best (default), latest or a step")
-    top_k_help = f"classes per picture (default: {TOP_K}, or all if there are fewer)"
+    top_k_help = "classes per picture (default: 5, or all if there are fewer)"
     parser.add_argument("--top-k", type=int, metavar="K", help=top_k_help)
     parser.add_tta()
-    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
-    images_help = "a file, a folder with its subfolders, or - for standard input"
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help=images_help)
-    arguments = parser.parse_args(argv)
-    if arguments.model is not None and arguments.checkpoint is not None:
-        raise UserError("--checkpoint: an export holds one checkpoint; use it with --workdir")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object per picture")
+    format_help = "a row for each class of a picture, as CSV or as JSON lines"
+    form.add_argument("--format", choices=table.FORMATS, help=format_help)
+    out_help = "file for these rows; the same command goes on after an interruption"
+    parser.add_argument("--out", type=console.local_path, metavar="FILE", help=out_help)
+    explain_help = "folder for a figure of each picture: which parts of it speak for its class"
+    parser.add_argument("--explain", type=console.local_path, metavar="DIR", help=explain_help)
+    arguments = parser.parse(argv)
+    if arguments.explain is not None and arguments.tta != "none":
+        raise UserError("--explain: shows the picture alone; leave out --tta")
+    if arguments.out is not None:
+        check_out(arguments)
 
-    # Imported here so that a mistake on the command line is reported before JAX is loaded.
-    from googlenet_jax.storage.loading import load_export, load_run
+    sources = pictures.find(arguments)
+    # Loads JAX: a mistake on the command line has been reported before.
+    model = pictures.load(arguments)
+    top_k = model.check_top_k(arguments.top_k, "--top-k")
+    (print_all if arguments.out is None else write_all)(model, sources, top_k, arguments)
 
-    if arguments.workdir:
-        model = load_run(arguments.workdir, arguments.checkpoint or "best")
-    else:
-        model = load_export(pretrained.find(arguments.model))
-    names = model.info.class_names
-    top_k = min(TOP_K, len(names)) if arguments.top_k is None else arguments.top_k
-    if not 1 <= top_k <= len(names):
-        raise UserError(f"--top-k={top_k}: must be 1 to {len(names)}, the number of classes")
+
+def check_out(arguments: argparse.Namespace) -> None:
+    """Checks the options that go with --out, and chooses the format by its suffix.
+
+    Raises:
+      UserError: There is no format, pictures have no names, or the file cannot be written.
+    """
+    arguments.format = arguments.format or arguments.out.suffix[1:]
+    if arguments.json or arguments.format not in table.FORMATS:
+        raise UserError(f"--out={arguments.out}: use --format {' or '.join(table.FORMATS)}")
+    if "-" in arguments.images:
+        raise UserError("--out: needs pictures with names; the one on standard input has none")
+    console.check_file(arguments.out)
+
+
+def print_all(
+    model: "Model", sources: list[pictures.Source], top_k: int, arguments: argparse.Namespace
+) -> None:
+    """Prints the classes of each picture."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold any bytes
-
-    if model.weights != TrainConfig().weights:
-        print(f"weights: {model.weights}", file=sys.stderr)
-    failed = False
-    for name, result in classify(model, find_images(arguments.images), arguments.tta):
-        if isinstance(result, DataError):
-            failed = True
-            console.complain(f"{name}: {result}")
+    if arguments.format == "csv":
+        console.say(table.HEADER)
+    results = pictures.Results(
+        model, classifier(model, arguments), sources, show_progress=not sys.stdout.isatty()
+    )
+    for name, ranked in concluded(model, results, top_k, arguments.explain):
+        if arguments.format:
+            lines = table.lines(name, ranked, arguments.format)
         else:
-            # Each line is flushed, so a reader need not wait for the last batch.
-            console.say(render(name, result, names, top_k, arguments.json))
-    if failed:
-        sys.exit(2)
+            lines = [to_json(name, ranked) if arguments.json else to_text(name, ranked)]
+        # Each line is flushed, so a reader need not wait for the last batch.
+        for line in lines:
+            console.say(line)
+    results.end()
 
 
-def render(
-    name: str, probabilities: "np.ndarray", class_names: Sequence[str], top_k: int, as_json: bool
-) -> str:
-    """Formats the most probable classes in one line; equal ones in the order of the classes."""
-    best = (-probabilities).argsort(stable=True)[:top_k]
-    if as_json:
-        predictions = [
-            {
-                "class": class_names[label],
-                "label": int(label),
-                "probability": float(probabilities[label]),
-            }
-            for label in best
-        ]
-        return json.dumps({"image": name, "predictions": predictions})
-    return f"{name}: " + ", ".join(f"{class_names[i]} {probabilities[i]:.2%}" for i in best)
+def write_all(
+    model: "Model", sources: list[pictures.Source], top_k: int, arguments: argparse.Namespace
+) -> None:
+    """Writes the classes of each picture that the table does not have yet."""
+    made_by = {
+        "network": repr(model),
+        "sha256": fingerprint(model),
+        "top_k": top_k,
+        "tta": arguments.tta,
+        "format": arguments.format,
+    }
+    started, count = time.monotonic(), 0
+    with table.Table(arguments.out, made_by) as rows:
+        # A picture that is named twice has its rows once.
+        new = [source for source in dict(sources).items() if source[0] not in rows.done]
+        results = pictures.Results(model, classifier(model, arguments), new)
+        for name, ranked in concluded(model, results, top_k, arguments.explain):
+            count += 1
+            rows.write(table.lines(name, ranked, arguments.format))
+    console.say(
+        f"{arguments.out}: {len(rows.done) + count:,} pictures, {count:,} of them new, "
+        f"{count / (time.monotonic() - started):.0f} images/s"
+    )
+    results.end()
 
 
-def find_images(arguments: Sequence[str]) -> list[Source]:
-    """Returns the pictures that the arguments name, in order; a folder's files sorted by path."""
-    found: list[Source] = []
-    for argument in arguments:
-        if argument == "-":
-            found.append((argument, _read_stdin()))
-        elif not os.path.isdir(argument):
-            found.append((argument, Path(argument)))
-        else:
-            problems: list[OSError] = []
-            walk = list(os.walk(argument, onerror=problems.append))
-            paths = sorted(Path(root, name) for root, _, names in walk for name in names)
-            files: list[Source] = [(str(path), path) for path in paths if os.path.isfile(path)]
-            files += [
-                (str(e.filename), DataError(f"cannot be read: {e.strerror}")) for e in problems
-            ]
-            found += files or [(argument, DataError("holds no files"))]
-    return found
-
-
-def _read_stdin() -> bytes | DataError:
-    from googlenet_jax.data.decoding import MAX_BYTES
-
-    if sys.stdin is None:
-        return DataError("standard input is closed")
-    try:
-        content = sys.stdin.buffer.read(MAX_BYTES + 1)
-    except OSError as error:
-        return DataError(f"cannot be read: {error.strerror}")
-    if len(content) > MAX_BYTES:
-        return DataError(f"is too large: more than {MAX_BYTES:,} bytes")
-    return content
-
-
-def classify(
-    model: "Model", sources: Sequence[Source], tta: str = "none"
-) -> Iterator[tuple[str, "np.ndarray | DataError"]]:
-    """Yields each picture's name and class probabilities, or the error, in the order of `sources`.
-
-    Threads decode the next batch while the device computes the current one. All batches have the
-    same size, so the network is compiled once.
-
-    Args:
-      model: The network, with the image shape and normalisation that it expects.
-      sources: The pictures, at least one.
-      tta: Test-time augmentation, see `data.augment.views`.
-    """
+def classifier(model: "Model", arguments: argparse.Namespace) -> Callable[[Any], Any]:
+    """The class probabilities of a batch, with --explain also the map of each best class."""
     import jax
+
+    def explained(images: Any) -> Any:
+        logits, maps = model.explain(images)
+        return jax.nn.softmax(logits), maps
+
+    def probabilities(images: Any) -> Any:
+        return model.probabilities(images, arguments.tta), ()
+
+    return probabilities if arguments.explain is None else explained
+
+
+def concluded(
+    model: "Model", results: pictures.Results, top_k: int, folder: Path | None
+) -> Iterator[tuple[str, "list[Prediction]"]]:
+    """Yields each picture's most probable classes; draws into the folder why the first of them.
+
+    Raises:
+      UserError: A figure cannot be written.
+    """
+    for name, pixels, (probabilities, class_map) in results:
+        ranked = model.ranked(probabilities, top_k)
+        if folder is not None:
+            from googlenet_jax.report import maps
+
+            # As in the folders of the pictures, so that no two have one name; ".." leads nowhere.
+            path = folder / f"{os.path.normpath(f'/{name}').lstrip('/')}.png"
+            best = ranked[0]
+            title = f"{os.path.basename(name)}: {best.class_name} {best.probability:.2%}"
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                fileio.write(path, maps.explain(pixels, class_map, title, best.class_name))
+            except OSError as error:
+                raise UserError(f"--explain={folder}: cannot be written: {error}") from error
+        yield name, ranked
+
+
+def to_text(name: str, ranked: "list[Prediction]") -> str:
+    """A picture's classes in one line."""
+    return f"{name}: " + ", ".join(f"{each.class_name} {each.probability:.2%}" for each in ranked)
+
+
+def to_json(name: str, ranked: "list[Prediction]") -> str:
+    """A picture's classes as one JSON object."""
+    predictions: list[dict[str, Any]] = [
+        {"class": each.class_name, "label": each.label, "probability": each.probability}
+        for each in ranked
+    ]
+    return json.dumps({"image": name, "predictions": predictions})
+
+
+def fingerprint(model: "Model") -> str:
+    """The sha256 of a network's weights, normalisation and classes."""
     import numpy as np
 
-    shape = model.info.image_shape
-    batches = -(-len(sources) // BATCH_SIZE)
-    size = -(-len(sources) // batches)  # equal batches need little padding
+    from googlenet_jax.storage import export, proof
 
-    def decode(file: Path | bytes | DataError) -> "np.ndarray | DataError":
-        try:
-            return file if isinstance(file, DataError) else model.info.read(file)
-        except DataError as error:
-            return error
-
-    def compute(decoding: "list[Future]") -> "tuple[list, jax.Array]":
-        decoded = [future.result() for future in decoding]
-        images = np.zeros((size, *shape), np.uint8)
-        for index, pixels in enumerate(decoded):
-            if not isinstance(pixels, DataError):
-                images[index] = pixels
-        return decoded, jax.nn.softmax(model.logits(images, tta))
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        futures = one_ahead(
-            [pool.submit(decode, file) for _, file in sources[start : start + size]]
-            for start in range(0, len(sources), size)
-        )
-        done = 0
-        for decoded, probabilities in one_ahead(map(compute, futures)):
-            rows = np.asarray(probabilities)
-            for (name, _), pixels, row in zip(
-                sources[done : done + size], decoded, rows, strict=False
-            ):
-                yield name, pixels if isinstance(pixels, DataError) else row
-            done += size
-
-
-def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yields the same items, each one after the next has been taken from `items`."""
-    for item, _ in itertools.pairwise(itertools.chain(items, [None])):
-        yield item  # type: ignore[misc]
+    weights = [np.asarray(leaf).tobytes() for _, leaf in export.named_weights(model.state)]
+    return proof.digest(b"".join([proof.canonical(model.info.to_dict()), *weights]))
 
 
 if __name__ == "__main__":

@@ -206,6 +206,8 @@ class GoogLeNet(nnx.Module):
       ConfigError: The images are too small for this network.
     """
 
+    averaged = "inception5b"  # the layer whose outputs the classifier takes the mean of
+
     def __init__(
         self,
         config: ModelConfig,

@@ -75,6 +75,8 @@ class PreActResNet(nnx.Module):
       rngs: Draws the initial weights. Without it they are zeros, to be filled by the caller.
     """
 
+    averaged = "relu"  # the layer whose outputs the classifier takes the mean of
+
     def __init__(
         self,
         config: ModelConfig,

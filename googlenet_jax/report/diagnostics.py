@@ -28,6 +28,7 @@ class Predictions:
       labels: The true classes.
       probabilities: Softmax of the logits, in inference mode.
       mistakes: Pixels of the `MISTAKES` most confident mistakes, by index of the image.
+      maps: What speaks for their predicted class, see `TrainState.class_maps`.
       filters: Kernel of the first convolution.
     """
 
@@ -35,6 +36,7 @@ class Predictions:
     labels: Int[np.ndarray, " examples"]
     probabilities: Float[np.ndarray, "examples classes"]
     mistakes: dict[int, UInt8[np.ndarray, "height width channels"]]
+    maps: dict[int, Float[np.ndarray, "map_height map_width"]]
     filters: Float[np.ndarray, "rows columns channels filters"]
 
 
@@ -59,15 +61,18 @@ def predict(run: Run, data_path: str) -> Predictions:
     batch_size = min(run.config.eval.batch_size, len(dataset.splits[Split.TEST]))
     seen = 0
     labels, parts = [], []
-    mistakes: list[tuple[float, int, np.ndarray]] = []  # confidence, negative index, image
+    # Confidence, negative index, image, map.
+    mistakes: list[tuple[float, int, np.ndarray, np.ndarray]] = []
     with contextlib.closing(dataset.batches(Split.TEST, batch_size)) as batches:
         for batch in batches:
             # The last batch is padded by repetition, so that all have one shape: one compilation.
             images = np.resize(batch.images, (batch_size, *batch.images.shape[1:]))
-            found = np.asarray(jax.nn.softmax(model.logits(images)))[: len(batch)]
+            logits, maps = model.explain(images)
+            found, maps = jax.device_get((jax.nn.softmax(logits)[: len(batch)], maps))
             for row in np.flatnonzero(found.argmax(axis=1) != batch.labels).tolist():
-                image = np.array(batch.images[row])  # a view would keep the whole batch
-                mistakes.append((float(found[row].max()), -(seen + row), image))
+                # Views would keep the whole batch.
+                image, class_map = np.array(batch.images[row]), np.array(maps[row])
+                mistakes.append((float(found[row].max()), -(seen + row), image, class_map))
             mistakes = heapq.nlargest(MISTAKES, mistakes)
             labels.append(batch.labels)
             parts.append(found)
@@ -82,7 +87,8 @@ def predict(run: Run, data_path: str) -> Predictions:
         len(model.record.history),
         np.concatenate(labels),
         probabilities,
-        {-index: image for _, index, image in mistakes},
+        {-index: image for _, index, image, _ in mistakes},
+        {-index: class_map for _, index, _, class_map in mistakes},
         np.asarray(first.get("conv", first)["kernel"], np.float64),
     )
 

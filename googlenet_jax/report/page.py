@@ -11,7 +11,7 @@ import numpy as np
 
 from googlenet_jax.errors import UserError, printable
 from googlenet_jax.fileio import WorkdirPath
-from googlenet_jax.report import PAGE, figures, published
+from googlenet_jax.report import PAGE, figures, maps, published
 from googlenet_jax.report.diagnostics import BINS, MISTAKES, Diagnosis, Predictions, predict
 from googlenet_jax.report.runs import (
     Group,
@@ -65,14 +65,15 @@ class Section:
       run: The group's best run.
       predictions: Of its best checkpoint.
       diagnosis: What they show.
-      mistakes: The most confident ones: picture, true class, predicted class and its probability.
+      mistakes: The most confident ones: picture, map, true class, predicted class and its
+        probability.
     """
 
     number: int
     run: Run
     predictions: Predictions
     diagnosis: Diagnosis
-    mistakes: list[tuple[str, str, str, float]]
+    mistakes: list[tuple[str, str, str, str, float]]
 
     @property
     def examples(self) -> int:
@@ -215,10 +216,13 @@ def diagnose(number: int, run: Run, predictions: Predictions) -> tuple[Section, 
     mistakes = []
     for place, index in enumerate(diagnosis.mistakes[:MISTAKES], 1):
         picture = f"{number}-mistake-{place:02}.png"
-        pictures[picture] = figures.image(predictions.mistakes[index])
+        class_map = f"{number}-mistake-{place:02}-map.png"
+        pixels = predictions.mistakes[index]
+        pictures[picture] = figures.image(pixels)
+        pictures[class_map] = figures.image(maps.overlay(pixels, predictions.maps[index]))
         probabilities = predictions.probabilities[index]
         truth, guess = names[predictions.labels[index]], names[probabilities.argmax()]
-        mistakes.append((picture, truth, guess, float(probabilities.max())))
+        mistakes.append((picture, class_map, truth, guess, float(probabilities.max())))
     return Section(number, run, predictions, diagnosis, mistakes), pictures
 
 

@@ -26,6 +26,7 @@ python -m train.predict --model DIR IMAGE ...
 import googlenet_jax
 
 model = googlenet_jax.load("DIR")  # this folder
+print(model.predict(["photo.jpg", "another.png"]))  # the most probable classes of each
 images = model.read("photo.jpg", "another.png")  # as for train.predict
 logits = model.logits(images)  # or any uint8, or floats of 0 to 1, (batch, {shape})
 ```

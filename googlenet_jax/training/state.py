@@ -276,10 +276,59 @@ class TrainState:
         Returns:
           The logits, and for each channel of each ReLU whether it is above 0 at any position.
         """
-        model = nnx.merge(self.graphdef, self.params, self.batch_stats, copy=True)
+        model = self._network()
         (logits, _), captured = nnx.capture(model, nnx.Intermediate)(images, train=False)
         relus = jax.tree.leaves(captured)
         return logits, jnp.concatenate([(x > 0).any(axis=(1, 2)) for x in relus], axis=1)
+
+    def activations(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> dict[str, Float[Array, "batch ..."]]:
+        """The output of each layer in inference mode, by its path such as inception4e.conv3x3.
+
+        A convolution counts with its BatchNorm and ReLU. `dropout` changes nothing here: its output
+        is the mean over the last block's pixels. A compiled program computes only those layers
+        that its result depends on.
+
+        Args:
+          images: Normalised, NHWC.
+        """
+        return _activations(self._network(), images)
+
+    def class_maps(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch map_height map_width"]]:
+        """The logits, and where each image looks like its most probable class.
+
+        The class activation maps of Zhou et al., "Learning Deep Features for Discriminative
+        Localization" (2016), section 2. The classifier takes the mean of the last features over
+        the image. Its weights for a class, applied to the features of each pixel instead, give a
+        map, whose mean plus the class's bias is the logit.
+
+        Args:
+          images: Normalised, NHWC.
+        """
+        network = self._network()
+        found = _activations(network, images)
+        logits, classifier = found["fc"], self.params["fc"]["kernel"]
+        features = found[network.averaged].astype(classifier.dtype)
+        return logits, jnp.einsum("bhwf,fb->bhw", features, classifier[:, logits.argmax(axis=1)])
+
+    def _network(self) -> Any:
+        return nnx.merge(self.graphdef, self.params, self.batch_stats, copy=True)
+
+
+def _activations(network: Any, images: Array) -> dict[str, Array]:
+    """See `TrainState.activations`. Meanwhile, Flax replaces the layers' methods in all threads."""
+    outputs = nnx.capture(network, nnx.Intermediate, method_outputs=nnx.Intermediate)
+    _, captured = outputs(images, train=False)
+    found: dict[str, Array] = {}
+    # In an Inception block, units that are computed together are not called, but sow their ReLU.
+    # Of a unit that is called, "__call__" comes first.
+    for (*path, kind), values in sorted(nnx.to_flat_state(captured)):
+        found.setdefault(".".join(map(str, path)) or str(kind), values.get_value()[-1])
+    del found["__call__"]  # the whole network's
+    return found
 
 
 def _vectors(

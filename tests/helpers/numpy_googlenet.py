@@ -8,6 +8,7 @@ Images are NHWC, kernels HWIO. Parameters and batch statistics are nested dicts:
 Every width is read from the kernels' shapes; only the topology is fixed here.
 """
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -158,14 +159,18 @@ def maxpool(x, window, stride, padding=(0, 0)):
     return _maxpool_forward(np.asarray(x, np.float64), window, stride, padding)[0]
 
 
-def _inception_forward(x, params, stats, train):
-    """Four branches on x (N,H,W,I), concatenated on channels; also new statistics and cache."""
+def _inception_forward(x, params, stats, train, units):
+    """Four branches on x (N,H,W,I), concatenated on channels; also new statistics and cache.
+
+    Each unit's output is put into the dict `units`.
+    """
     pooled, pool_cache = _maxpool_forward(x, *BRANCH_POOL)
     outputs, new_stats, caches = [], {}, {}
     for number, branch in enumerate(BRANCHES):
         y = pooled if number == POOLED_BRANCH else x
         for name in branch:
             y, new_stats[name], caches[name] = _unit_forward(y, params[name], stats[name], train)
+            units[name] = y
         outputs.append(y)
     widths = [y.shape[3] for y in outputs]
     return np.concatenate(outputs, axis=3), new_stats, (pool_cache, caches, widths)
@@ -188,8 +193,10 @@ def _inception_backward(dy, cache):
 # --- The network, its loss and its optimiser ---
 
 
-def forward(params, batch_stats, images, train):
+def forward(params, batch_stats, images, train, outputs=None):
     """Run the network on images (N,H,W,3).
+
+    The output of each layer, and of each unit in a block, is put into the dict `outputs`.
 
     Returns logits (N,classes), the new batch statistics (equal to the given ones when not
     training) and the cache for the backward pass (None when not training).
@@ -197,12 +204,17 @@ def forward(params, batch_stats, images, train):
     params, batch_stats = as_float64(params), as_float64(batch_stats)
     x = np.asarray(images, np.float64)
     new_stats, caches = {}, {}
+    outputs = {} if outputs is None else outputs
     for name in LAYERS:
         if name.startswith("maxpool"):
             x, caches[name] = _maxpool_forward(x, *CEIL_POOL)
-            continue
-        layer = _inception_forward if name.startswith("inception") else _unit_forward
-        x, new_stats[name], caches[name] = layer(x, params[name], batch_stats[name], train)
+        else:
+            units, layer = {}, _unit_forward
+            if name.startswith("inception"):
+                layer = functools.partial(_inception_forward, units=units)
+            x, new_stats[name], caches[name] = layer(x, params[name], batch_stats[name], train)
+            outputs |= {f"{name}.{unit}": y for unit, y in units.items()}
+        outputs[name] = x
     features = x.mean(axis=(1, 2))
     logits = features @ params["fc"]["kernel"] + params["fc"]["bias"]
     caches["fc"] = (features, params["fc"]["kernel"], x.shape)

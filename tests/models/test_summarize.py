@@ -225,10 +225,35 @@ def test_images_and_classes_are_the_data_set_s(capsys):
     assert json.loads(resized)["rows"][0]["input_shape"] == [48, 48, 1]
 
 
+def test_the_schedule_by_hand(capsys):
+    """1,442 images make 45 steps of 32; epochs of one rate share a line."""
+    digits = ["--config=digits", "--schedule", "--config.optimizer.learning_rate=0.2"]
+    digits += ["--config.optimizer.warmup_epochs=1.5", "--config.train.epochs=6"]
+    digits += ["--config.optimizer.schedule=step", "--config.optimizer.decay_at=0.5"]
+    header, columns, *lines = printed(capsys, *digits).splitlines()
+    assert header == "270 steps, 45 an epoch"
+    assert columns.split() == ["epochs", "steps", "learning", "rate"]
+    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    assert rows == [
+        ["1", "1 to 45", "0.002941 to 0.1324", 20 * "#"],  # 1/68 and 45/68 of 0.2
+        ["2", "46 to 90", "0.1353 to 0.2", 30 * "#"],
+        ["3", "91 to 135", "0.2", 30 * "#"],
+        ["4 to 6", "136 to 270", "0.02", 3 * "#"],
+    ]
+    cut = printed(capsys, *digits, "--config.train.steps=100", "--config.optimizer.decay_at=0.9")
+    assert cut.splitlines()[-1].split()[:6] == ["3", "91", "to", "100", "0.02", "###"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
         (["--format=xml"], UserError, "--format: invalid choice: 'xml'.*text.*markdown.*json"),
+        (
+            ["--schedule", "--format=json"],
+            UserError,
+            "--format: not allowed with argument --schedule",
+        ),
+        (["--schedule"], DataError, "no CIFAR data is on this machine"),
         (["--format"], UserError, "--format: expected one argument"),
         (["--formats=json"], UserError, "--formats: no such flag"),
         (["--config.model.depth=12"], ConfigError, "model.depth=12"),

@@ -1,5 +1,8 @@
 """Predictions equal the evaluation, for pictures of every format and between unreadable files."""
 
+import argparse
+import csv
+import dataclasses
 import importlib.metadata
 import io
 import itertools
@@ -20,14 +23,16 @@ from PIL import Image
 
 import googlenet_jax
 import train.predict
-from googlenet_jax import data
+from googlenet_jax import data, storage
 from googlenet_jax.data import Arrays, decoding, preprocess
-from googlenet_jax.errors import UserError
+from googlenet_jax.errors import DataError, UserError
 from googlenet_jax.storage import pretrained
-from googlenet_jax.storage.model import _logits
+from googlenet_jax.storage.model import Prediction, _logits
 from googlenet_jax.training import step
+from train import pictures, table
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
+NO_PICTURE = f"is not a picture of these formats: {', '.join(decoding.FORMATS)}"
 SAMPLES = pretrained.FOLDER / "digits" / "samples"
 GRAY, RGB = (8, 8, 1), (6, 10, 3)
 ORANGE = (200, 100, 50)
@@ -205,6 +210,40 @@ def test_special_and_huge_files_are_not_read(predict, tmp_path):
         assert complaint.startswith(f"error: {name}: cannot be read: {reason}")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "names no files"),
+        (b"\n\r\n", "names no files"),
+        (b"a.png\0b.png", "holds a NUL; it mu"),
+    ],
+)
+def test_lists_without_names(predict, tmp_path, content, message):
+    (tmp_path / "list").write_bytes(content)
+    with pytest.raises(UserError, match=f"--files-from={tmp_path}/list: {message}"):
+        predict("--model=digits", f"--files-from={tmp_path}/list")
+
+
+def test_a_pattern_means_files(tmp_path):
+    """Also where the name of a file looks like one."""
+    for name in ("b/[1].png", "b/1.png", "a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "list").write_text(f"{tmp_path}/b\n-\n")  # here - is a file like any other
+    for pattern, expected in (
+        ("**", ["a.png", "b/1.png", "b/[1].png", "list"]),
+        ("b/[1].png", ["b/[1].png"]),
+        ("*/[0-9].*", ["b/1.png"]),
+        ("*.jpg", ["*.jpg"]),  # which cannot be read
+    ):
+        arguments = argparse.Namespace(images=[f"{tmp_path}/{pattern}"], files_from=None)
+        names = [f"{tmp_path}/{name}" for name in expected]
+        assert pictures.find(arguments) == [(name, name) for name in names]
+    arguments = argparse.Namespace(images=["x"], files_from=f"{tmp_path}/list")
+    names = ["x", f"{tmp_path}/b/1.png", f"{tmp_path}/b/[1].png", "-"]
+    assert pictures.find(arguments) == [(name, name) for name in names]
+
+
 def test_closed_stdin_is_reported(predict, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)  # Python's value after `<&-`
     assert predict("--model=digits", "-") == ([], ["error: -: standard input is closed"], 2)
@@ -247,12 +286,12 @@ def test_stdin_is_a_picture(predict, monkeypatch):
 def test_results_come_batch_by_batch(model, monkeypatch):
     """The first of a thousand results do not wait for all pictures to be read."""
     read = []
-    monkeypatch.setattr(train.predict, "BATCH_SIZE", 4)
+    monkeypatch.setattr(storage.model, "BATCH_SIZE", 4)
     monkeypatch.setattr(
         decoding, "read", lambda file, shape, crop: read.append(0) or np.zeros(shape, "u1")
     )
-    results = train.predict.classify(model, [(str(i), Path("x")) for i in range(1000)])
-    assert [name for name, _ in itertools.islice(results, 2)] == ["0", "1"]
+    results = iter(train.predict.classify(model, [(str(i), "x") for i in range(1000)], "none"))
+    assert [name for name, *_ in itertools.islice(results, 2)] == ["0", "1"]
     results.close()
     assert len(read) <= 12
 
@@ -263,6 +302,17 @@ def test_results_come_batch_by_batch(model, monkeypatch):
         (["x.png"], "one of the arguments --workdir --model is required"),
         (["--model=digits", "--workdir=x", "x.png"], "not allowed with"),
         (["--model=digits"], "arguments are required: IMAGE"),
+        (["--model=digits", "--files-from=no/list"], "--files-from=no/list: cannot be read: No s"),
+        (["--model=digits", "--files-from=/dev/null"], "null: cannot be read: is not a regular f"),
+        (["--model=digits", "--files-from=-", "-"], "cannot be both a list and a picture"),
+        (["--model=digits", "--format=xml", SAMPLES], "--format: invalid choice: 'xml'"),
+        (["--model=digits", "--json", "--format=csv", SAMPLES], "not allowed with"),
+        (["--model=digits", "--out=x.txt", SAMPLES], "--out=x.txt: use --format csv or jsonl"),
+        (["--model=digits", "--json", "--out=x.csv", SAMPLES], "--out=x.csv: use --format csv or"),
+        (["--model=digits", "--out=x.csv", "-"], "--out: needs pictures with names"),
+        (["--model=digits", "--out=no/x.csv", SAMPLES], "the folder no does not exist"),
+        (["--model=digits", "--out=/dev/null", "--format=csv", SAMPLES], "is not a regular file"),
+        (["--model=digits", "--explain=x", "--tta=mirror", SAMPLES], "leave out --tta"),
         (["--model=digits", "--top-k=0", SAMPLES], "--top-k=0: must be 1 to 10"),
         (["--model=digits", "--top-k=-3", SAMPLES], "--top-k=-3: must be 1 to 10"),
         (["--model=digits", "--top-k=11", SAMPLES], "--top-k=11: must be 1 to 10"),
@@ -276,6 +326,201 @@ def test_results_come_batch_by_batch(model, monkeypatch):
 def test_what_is_refused(predict, arguments, message):
     with pytest.raises(UserError, match=message):
         predict(*arguments)
+
+
+def rows_of(text, form):
+    """The rows of a table: file, rank, class, probability."""
+    if form == "jsonl":
+        return [tuple(json.loads(line).values()) for line in text.splitlines()]
+    header, *rows = csv.reader(io.StringIO(text))
+    assert header == ["file", "rank", "class", "probability"]
+    return [(file, int(rank), name, float(share)) for file, rank, name, share in rows]
+
+
+def assert_same_rows(found, expected):
+    """Probabilities depend a little on the size of the batch."""
+    for row, wanted in zip(found, expected, strict=True):
+        assert row[:3] == wanted[:3]
+        assert row[3] == pytest.approx(wanted[3], rel=1e-4)
+
+
+def test_tables_hold_what_model_predict_finds(model, predict, tmp_path, monkeypatch):
+    """The list names pictures twice, a folder and a pattern."""
+    odd = tmp_path / 'a, "b"\n\udcff' / "3.png"
+    odd.parent.mkdir()
+    odd.write_bytes((SAMPLES / "3.png").read_bytes())
+    first = [SAMPLES / "7.png", SAMPLES / "1.png"]
+    files = dict.fromkeys([*first, odd, *sorted(SAMPLES.glob("*.png"))])
+    expected = [
+        (str(file), rank, each.class_name, each.probability)
+        for file, ranked in zip(files, model.predict([*files], top_k=3), strict=True)
+        for rank, each in enumerate(ranked, 1)
+    ]
+    lines, *_ = predict("--model=digits", "--top-k=3", "--format=csv", first[0])
+    assert_same_rows(rows_of("\n".join(lines), "csv"), expected[:3])
+    names = [*first, "", odd.parent.parent / "a*" / "*", SAMPLES]
+    for form in table.FORMATS:
+        monkeypatch.setattr(sys, "stdin", Stdin(os.fsencode("\r\n".join(map(str, names)))))
+        out = tmp_path / f"table.{form}"
+        (line,), complaints, status = predict(
+            "--model=digits", "--top-k=3", f"--out={out}", "--files-from=-"
+        )
+        assert (complaints, status) == ([], 0)
+        assert re.fullmatch(rf"{out}: 11 pictures, 11 of them new, \d+ images/s", line)
+        assert_same_rows(rows_of(out.read_text("utf-8", "surrogateescape"), form), expected)
+
+
+def test_an_interrupted_command_goes_on(predict, tmp_path, monkeypatch):
+    """Finished pictures keep their rows; the others are done, a torn one that is mended too."""
+    out, torn = tmp_path / "table.csv", tmp_path / "torn.png"
+    torn.write_bytes(b"")
+    command = ["--model=digits", "--top-k=2", f"--out={out}", torn, SAMPLES]
+    (line,), complaints, status = predict(*command)
+    assert complaints == [f"error: {torn}: {NO_PICTURE}"]
+    assert (line.rpartition(", ")[0], status) == (f"{out}: 10 pictures, 10 of them new", 2)
+    marked = out.read_bytes().replace(b"0.9", b"0.8", 1)  # in a row that stays
+    out.write_bytes(b"".join(marked.splitlines(keepends=True)[:-3]))  # a picture and a half
+    torn.write_bytes((SAMPLES / "3.png").read_bytes())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    (line,), progress, status = predict(*command)
+    assert (line.rpartition(", ")[0], status) == (f"{out}: 11 pictures, 3 of them new", 0)
+    assert re.search(r" 0/3 \[.* images/s\]", "\n".join(progress))
+    found, expected = rows_of(out.read_text(), "csv"), rows_of(marked.decode(), "csv")
+    assert found[:16] == expected[:16]
+    assert {row[0] for row in found[16:]} == {str(torn), f"{SAMPLES}/8.png", f"{SAMPLES}/9.png"}
+    with pytest.raises(UserError, match="was written with top_k 2, now 3; choose another file"):
+        predict(*command, "--top-k=3")
+
+
+def test_complaints_stand_on_lines_of_their_own(predict, tmp_path, monkeypatch):
+    """The bar, which a terminal shows, makes room for them."""
+    (tmp_path / "torn.png").write_bytes(b"")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    _, shown, _ = predict("--model=digits", tmp_path / "torn.png", SAMPLES)
+    assert f"error: {tmp_path}/torn.png: {NO_PICTURE}" in shown
+    assert any(line.endswith(" images/s]") for line in shown)
+
+
+def made_table(path, form, **others):
+    return table.Table(path, {"format": form, "top_k": 2, "network": "a", **others})
+
+
+@pytest.mark.parametrize("form", table.FORMATS)
+def test_a_table_that_is_cut_anywhere(tmp_path, form):
+    """Only whole pictures count, and what is added fits."""
+    ranked = [Prediction(0, 'a "c,\nd"', 0.75), Prediction(1, "é", 0.25)]
+    names = ["a", 'b"\n,\udcff', "c d"]
+    path = tmp_path / "table"
+    with made_table(path, form) as rows:
+        for name in names:
+            rows.write(table.lines(name, ranked, form))
+    whole = path.read_bytes()
+    expected = rows_of(whole.decode("utf-8", "surrogateescape"), form)
+    assert [row[:2] for row in expected] == [(name, rank) for name in names for rank in (1, 2)]
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with made_table(path, form) as rows:
+            assert rows.done == set(names[: len(rows.done)])
+            for name in names[len(rows.done) :]:
+                rows.write(table.lines(name, ranked, form))
+        assert path.read_bytes() == whole
+    path.write_bytes(whole + bytes(100) + b"\n")  # as a power cut may leave it
+    with made_table(path, form) as rows:
+        assert rows.done == set(names)
+    assert path.read_bytes() == whole
+
+
+def test_a_table_of_another_command_is_refused(tmp_path):
+    path = tmp_path / "table"
+    with made_table(path, "csv") as rows:
+        rows.write(["a,1,b,0.5", "a,2,c,0.5"])
+        with pytest.raises(UserError, match="another process is writing it"):
+            made_table(path, "csv")
+    content = path.read_bytes()
+    for form, others, message in (
+        ("jsonl", {}, "was written with format 'csv', now 'jsonl'; choose another file"),
+        ("csv", {"network": "b"}, "was written with network 'a', now 'b'; choose another file"),
+        ("csv", {"tta": "none"}, r"table\.json does not say which command wrote it; choose"),
+    ):
+        with pytest.raises(UserError, match=f"--out={path}: .*{message}"):
+            made_table(path, form, **others)
+    (tmp_path / "table.json").unlink()
+    with pytest.raises(UserError, match=r"table\.json does not say which command wrote it"):
+        made_table(path, "csv")
+    assert path.read_bytes() == content
+
+
+def test_a_fingerprint_tells_networks_apart(model):
+    found = train.predict.fingerprint(model)
+    assert found == train.predict.fingerprint(googlenet_jax.load("digits"))
+    params = {
+        **model.state.params,
+        "fc": jax.tree.map(lambda p: p + 1e-3, model.state.params["fc"]),
+    }
+    info = dataclasses.replace(model.info, mean=(0.5,))
+    for change in ({"state": model.state.replace(params=params)}, {"info": info}):
+        assert train.predict.fingerprint(dataclasses.replace(model, **change)) != found
+
+
+def test_explained_pictures(predict, tmp_path, monkeypatch):
+    """A figure for each, in the folder even if the name leads out of it; the same classes."""
+    (tmp_path / "1.png").write_bytes((SAMPLES / "1.png").read_bytes())
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    command = ["--model=digits", "--top-k=1", tmp_path / "1.png", "../1.png"]
+    (lines, *_) = predict(*command, "--explain=maps")
+    assert [line.partition(": 1 ")[0] for line in lines] == [f"{tmp_path}/1.png", "../1.png"]
+    figures = {Path(f"maps{tmp_path}/1.png.png").absolute(), Path("maps/1.png.png").absolute()}
+    assert {*tmp_path.rglob("*.png")} == {tmp_path / "1.png", *figures}
+    for path in figures:
+        with Image.open(path) as figure:
+            assert np.asarray(figure).std() > 30
+    with pytest.raises(UserError, match=r"--explain=\.\./1\.png: cannot be written: "):
+        predict(*command, "--explain=../1.png")
+
+
+def test_python_gives_names_and_probabilities(model, test_split):
+    """Of one file, of several, and of arrays, in more than one batch."""
+    images = test_split.images[:70]
+    expected = np.asarray(jax.nn.softmax(model.logits(images)))
+    for given in (images, list(images), jax.numpy.asarray(images), images / np.float32(255)):
+        found = model.predict(given, top_k=10)
+        shares = np.zeros_like(expected)
+        for row, ranked in zip(shares, found, strict=True):
+            assert [each.class_name for each in ranked] == [str(each.label) for each in ranked]
+            row[[each.label for each in ranked]] = [each.probability for each in ranked]
+        np.testing.assert_allclose(shares, expected, rtol=1e-4, atol=1e-6)
+        assert all(r[0].label == label for r, label in zip(found, expected.argmax(1), strict=True))
+    content = (SAMPLES / "7.png").read_bytes()
+    several = model.predict([SAMPLES / "7.png", content], top_k=1)
+    assert several == 2 * model.predict(str(SAMPLES / "7.png"), top_k=1)
+    assert several[0][0].class_name == "7"
+    assert len(model.predict(content)[0]) == 5
+    assert model.predict([]) == []
+
+
+def test_python_refuses_in_plain_words(model, tmp_path):
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    for wrong, message in (
+        ([images[0], images[1, :4]], r"images of different shapes: \(8, 8, 1\), \(4, 8, 1\)"),
+        (
+            np.zeros((2, 28, 28, 1), np.uint8),
+            r"shape \(1, 28, 28, 1\): must be \(batch, 8, 8, 1\)$",
+        ),
+        (images.astype(np.float32) - 1, "floats must lie in 0 to 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            model.predict(wrong)
+    with pytest.raises(UserError, match="top_k=11: must be 1 to 10, the number of classes"):
+        model.predict(images, top_k=11)
+    good = SAMPLES / "7.png"
+    for wrong, message in (
+        (tmp_path / "absent.png", f"{tmp_path}/absent.png: cannot be read: No such file"),
+        ([good, str(tmp_path)], f"{tmp_path}: cannot be read: is not a regular file"),
+        ([good, b""], f"picture 1: {NO_PICTURE}"),
+    ):
+        with pytest.raises(DataError, match=message):
+            model.predict(wrong)
 
 
 def picture(mode, value, size=(10, 6)):

@@ -135,7 +135,7 @@ def test_all_readers_crop_the_same_square(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(
         type(model), "logits", lambda self, images, tta: seen.append(images) or np.zeros((8, 10))
     )
-    list(train.predict.classify(model, [(str(file), file) for file in files]))
+    model.predict(files)
     for images in (*seen, model.read(*files), model.read(*(file.read_bytes() for file in files))):
         np.testing.assert_array_equal(images, evaluated)
     whole = np.stack([decoding.read(file, (8, 8, 3), 0) for file in files])

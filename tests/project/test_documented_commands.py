@@ -100,12 +100,16 @@ def commands(line):
 class Small(nnx.Module):
     """A convolution and a classifier, which compile quickly."""
 
+    averaged = "conv1"
+
     def __init__(self, config, image_shape, num_classes):
         self.conv1 = Unit(image_shape[2], 4, 3, config)
+        self.dropout = nnx.Dropout(0.4)
         self.fc = Linear(4, num_classes, config)
 
     def __call__(self, x, *, train, key=None):
-        return self.fc(self.conv1(x, train).mean(axis=(1, 2))), ()
+        x = self.conv1(x, train).mean(axis=(1, 2))
+        return self.fc(self.dropout(x, deterministic=True)), ()
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +154,11 @@ def pictures(path, run):
 
 def samples(path, run):
     shutil.copytree(pretrained.FOLDER / "digits" / "samples", path)
+
+
+def list_of_pictures(path, run):
+    picture(path.with_name("c.jpg"), run)
+    path.write_text("c.jpg\n")
 
 
 def torch_checkpoint(path, run):
@@ -211,6 +220,8 @@ FILES = {
     "photo.jpg": picture,
     "holiday": pictures,
     "scans": pictures,
+    "list.txt": list_of_pictures,
+    "scans/*.jpg": lambda path, run: picture(path.with_name("d.jpg"), run),
     "ckpt.pth": torch_checkpoint,
     "mine.py": config_file,
     "cifar-10-binary.tar.gz": archive,
@@ -374,8 +385,10 @@ def test_a_documented_block_runs(code, shell):
     exec(code, names)
     if "labels" in names:
         assert names["labels"].shape == (3,)
-    elif "logits" in names:
-        assert names["logits"].shape == (3, 10)
+    elif "predictions" in names:
+        best = [ranked[0].probability for ranked in names["predictions"]]
+        assert len(best) == 3
+        assert min(best) >= 0.1  # of 10 classes
     else:
         assert names["get_config"]().validate() != Config()
 

@@ -21,10 +21,11 @@ import train.report
 from googlenet_jax import data
 from googlenet_jax.data import DatasetInfo, Split
 from googlenet_jax.errors import UserError
-from googlenet_jax.report import diagnostics, figures, page, published, runs
+from googlenet_jax.report import diagnostics, figures, maps, page, published, runs
 from googlenet_jax.report.diagnostics import BINS, Confusion, Diagnosis
 from googlenet_jax.report.spread import Spread
 from googlenet_jax.report.style import THEMES
+from googlenet_jax.storage.loading import load_model
 from googlenet_jax.storage.workdir import read_config
 from train import console
 
@@ -256,6 +257,8 @@ def test_predictions_are_those_of_evaluate(arguments, tmp_path_factory, tmp_path
     config = read_config(workdir)
     images = data.load(config.data, config.seed).splits[Split.TEST].images
     assert all(np.array_equal(images[index], image) for index, image in found.mistakes.items())
+    _, maps = load_model(workdir, "best").explain(images[[*found.mistakes]])
+    np.testing.assert_allclose([*found.maps.values()], maps, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(
         diagnosis.per_class.recall, list(expected["per_class_accuracy"].values())
     )
@@ -304,6 +307,19 @@ def test_filters_by_hand():
     assert found[2, 2 + 25].tolist() == [128, 128, 128, 255]
 
 
+def test_a_map_is_orange_where_it_is_high():
+    """A small picture is enlarged; where nothing speaks for the class, it stays gray."""
+    picture = np.full((8, 16, 1), 100, np.uint8)
+    found = maps.overlay(picture, np.array([[0.0, -3.0, 0.0, 6.0]], np.float32))
+    assert found.shape == (224, 448, 3)
+    assert found[0, 0].tolist() == [100, 100, 100]
+    # At the right edge, a fifth of it and four fifths of the orange.
+    assert found[-1, -1].tolist() == [190, 95, 20]
+    assert (np.diff(found[0, :, 0].astype(int)) >= 0).all()
+    none = maps.overlay(picture, np.full((2, 2), -1, np.float32))
+    assert (none == 100).all()
+
+
 # The program
 
 
@@ -331,7 +347,7 @@ def test_every_picture_is_in_the_page_and_beside_it(out, text):
         *("accuracy", "loss", "learning-rate", "norms", "throughput", "recall"),
         *("1-confusion", "1-reliability", "2-confusion", "2-reliability"),
     }
-    assert {"1-filters.png", "2-filters.png", "1-mistake-01.png", "2-mistake-24.png"} < files.keys()
+    assert {"1-filters.png", "2-filters.png", "1-mistake-01.png", "2-mistake-24-map.png"} < {*files}
 
 
 def test_the_page_says_what_is_best_and_on_what_terms(text):
