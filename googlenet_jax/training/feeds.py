@@ -162,6 +162,7 @@ class InMemory(Feed):
             batch_size=self._config.train.batch_size,
             preprocess=self._for_training,
             mesh=self._mesh,
+            parts=self._config.train.accumulate,
         )
         self._program, was_kept = compile_program(lowered)
         return was_kept
@@ -221,6 +222,7 @@ class Streamed(Feed):
             self._hyperparameters,
             preprocess=self._for_training,
             mesh=self._mesh,
+            parts=self._config.train.accumulate,
         )
         self._program, was_kept = compile_program(lowered)
         return was_kept
