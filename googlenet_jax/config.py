@@ -418,6 +418,14 @@ class TrainConfig:
     batch_size: int = _option(
         128, "images per step, over all devices; an incomplete last batch is dropped", minimum=1
     )
+    accumulate: int = _option(
+        1,
+        "gradient accumulation: a batch is computed in N parts, one after the other, and their "
+        "gradients are averaged, which needs less memory; BatchNorm and dropout see one part at a "
+        "time",
+        minimum=1,
+        below=2**31,
+    )
     epochs: int = _option(
         100, "passes over the training images", minimum=1, below=2**31, resumable=True
     )

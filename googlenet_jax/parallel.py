@@ -108,19 +108,26 @@ def divisible(size: int, mesh: Mesh | None) -> int:
     return -(-size // devices) * devices
 
 
-def check_batch_size(size: int, mesh: Mesh) -> None:
+def check_batch_size(size: int, mesh: Mesh, parts: int = 1) -> None:
     """Checks that a training batch can be split evenly over the devices.
+
+    Args:
+      size: Of the whole batch.
+      mesh: The devices.
+      parts: In which the batch is computed, one after the other, each on all devices.
 
     Raises:
       ConfigError: It cannot; names the nearest sizes that can.
     """
-    above = divisible(size, mesh)
+    unit = mesh.size * parts
+    above = -(-size // unit) * unit
     if above != size:
-        below = above - mesh.size
+        below = above - unit
         nearest = f"{below} or {above}" if below else str(above)
+        times = f" times train.accumulate={parts}" if parts > 1 else ""
         raise ConfigError(
-            f"train.batch_size={size}: must be a multiple of the {mesh.size} devices, such as "
-            f"{nearest}"
+            f"train.batch_size={size}: must be a multiple of the {mesh.size} devices{times}, such "
+            f"as {nearest}"
         )
 
 

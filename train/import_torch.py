@@ -60,8 +60,8 @@ def main(argv: list[str]) -> None:
         raise DataError(f"{arguments.file}: {error}") from error
     console.say(
         f"{arguments.file}: {file.layout} layout, {summary['parameters']:,} parameters, "
-        f"{info.num_classes} classes, images of {info.image_shape[0]}x{info.image_shape[1]}; "
-        f"written to {arguments.workdir}"
+        f"{info.num_classes} classes, images of {info.image_shape[0]}x{info.image_shape[1]}, "
+        f"sha256 {file.sha256[:8]}...; written to {arguments.workdir}"
     )
 
 

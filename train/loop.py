@@ -61,7 +61,7 @@ def train_and_evaluate(
     if config.train.compilation_cache:
         keep_programs()
     mesh = parallel.create_mesh()
-    parallel.check_batch_size(config.train.batch_size, mesh)
+    parallel.check_batch_size(config.train.batch_size, mesh, config.train.accumulate)
     parallel.check_same("config", json.dumps(config.to_dict()))
     # With several processes JAX handles SIGTERM, see `Checkpoints.preempted`.
     is_alone = not jax.distributed.is_initialized()

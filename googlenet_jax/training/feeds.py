@@ -198,6 +198,7 @@ class InMemory(Feed):
             batch_size=self._config.train.batch_size,
             preprocess=self._for_training,
             mesh=self._mesh,
+            parts=self._config.train.accumulate,
         )
         tell(lowered)
         self._program, was_kept = compile_program(lowered)
@@ -260,6 +261,7 @@ class Streamed(Feed):
             self._hyperparameters,
             preprocess=self._for_training,
             mesh=self._mesh,
+            parts=self._config.train.accumulate,
         )
         tell(lowered)
         self._program, was_kept = compile_program(lowered)

@@ -22,6 +22,7 @@ from googlenet_jax import parallel
 from googlenet_jax.config import Config
 from googlenet_jax.data import Arrays, augment
 from googlenet_jax.data.preprocess import Batch, ForEvaluation, ForTraining, Pixels
+from googlenet_jax.training.accumulation import in_parts
 from googlenet_jax.training.loss import ClassWeights, cross_entropy, training_loss
 from googlenet_jax.training.metrics import Evaluation, Metrics
 from googlenet_jax.training.state import Averaged, StepReport, TrainState, Weights
@@ -88,6 +89,7 @@ def train_step(
     key: PRNGKeyArray,
     hyperparameters: Hyperparameters,
     targets: Float[Array, "batch classes"] | None = None,
+    parts: int = 1,
 ) -> TrainState:
     """Takes one optimizer step on one batch.
 
@@ -99,22 +101,28 @@ def train_step(
       hyperparameters: Of the epoch that `state.step` belongs to.
       targets: The probability of each class, where images are mixed; the loss takes them in
         place of the labels, the metrics do not.
+      parts: See `accumulation.in_parts`.
 
     Returns:
       The state with new parameters, BatchNorm statistics, momentum, metrics and report.
     """
     rates, momentum, weight_decay, aux_weight, smoothing, ema_decay, class_weights = hyperparameters
 
-    def mean_loss(params: PyTree) -> tuple[Array, tuple[Array, Array, PyTree]]:
-        params = state.optimizer.without_frozen(params)
-        trees = state.replace(params=params, opt_state=()).unpacked()
+    def mean_loss(
+        params: PyTree, images: Images, wanted: Array, key: PRNGKeyArray
+    ) -> tuple[Array, tuple[Array, Array, PyTree]]:
+        learning = state.optimizer.without_frozen(params)
+        trees = state.replace(params=learning, opt_state=()).unpacked()
         logits, aux_logits, batch_stats = trees.apply(trees.params, images, train=True, key=key)
-        wanted = labels if targets is None else targets
         losses = training_loss(logits, aux_logits, wanted, aux_weight, smoothing, class_weights)
         return losses.mean(), (losses, logits, state.packing.pack(batch_stats))
 
     gradient_of = jax.value_and_grad(mean_loss, has_aux=True)
-    (loss, (losses, logits, batch_stats)), gradients = gradient_of(state.params)
+    if parts > 1:
+        gradient_of = in_parts(gradient_of, parts, state.batch_stats)
+    (loss, (losses, logits, batch_stats)), gradients = gradient_of(
+        state.params, images, labels if targets is None else targets, key
+    )
     learning_rate = jnp.asarray(rates)[state.step % len(rates)]
     rule = state.optimizer(learning_rate, momentum, weight_decay)
     average = state.average
@@ -147,6 +155,7 @@ def _train_on(
     key: PRNGKeyArray,
     hyperparameters: Hyperparameters,
     preprocess: ForTraining,
+    parts: int,
 ) -> TrainState:
     """Augments and normalises the `index`-th batch of an epoch, then takes one step on it."""
     # Cleared in an epoch's first step, not after its last: the loop reads them in between.
@@ -154,12 +163,12 @@ def _train_on(
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
     images, targets = preprocess(augment_key, batch)
     state = state.replace(metrics=metrics)
-    return train_step(state, images, batch.labels, dropout_key, hyperparameters, targets)
+    return train_step(state, images, batch.labels, dropout_key, hyperparameters, targets, parts)
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("batch_size", "preprocess", "mesh"),
+    static_argnames=("batch_size", "preprocess", "mesh", "parts"),
     donate_argnames=("state",),
 )
 def train_steps(
@@ -173,6 +182,7 @@ def train_steps(
     batch_size: int,
     preprocess: ForTraining,
     mesh: Mesh | None = None,
+    parts: int = 1,
 ) -> TrainState:
     """Takes up to `num_steps` steps of one epoch, on a data set that lies on the devices.
 
@@ -189,6 +199,7 @@ def train_steps(
       batch_size: Images per step, over all devices.
       preprocess: Augments, mixes and normalises.
       mesh: The devices that batches are split over; None for one device.
+      parts: See `accumulation.in_parts`.
     """
     steps_per_epoch = len(order) // batch_size
     end = state.step + num_steps
@@ -202,7 +213,7 @@ def train_steps(
         chosen = parallel.split(chosen, mesh)
         mirrored = augment.alternating(key, chosen, state.step // steps_per_epoch)
         batch = Batch(data.images[chosen], data.labels[chosen], mirrored)
-        state = _train_on(state, batch, index, key, hyperparameters, preprocess)
+        state = _train_on(state, batch, index, key, hyperparameters, preprocess, parts)
         return parallel.whole(state, mesh)
 
     packed = state.packed(parallel.platform(mesh))
@@ -211,7 +222,7 @@ def train_steps(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("preprocess", "mesh"),
+    static_argnames=("preprocess", "mesh", "parts"),
     donate_argnames=("state",),
 )
 def train_on_batch(
@@ -223,6 +234,7 @@ def train_on_batch(
     *,
     preprocess: ForTraining,
     mesh: Mesh | None = None,
+    parts: int = 1,
 ) -> TrainState:
     """Takes one step on a batch from the host; none if the step before was not finite.
 
@@ -234,12 +246,13 @@ def train_on_batch(
       hyperparameters: The epoch's.
       preprocess: Augments, mixes and normalises.
       mesh: The devices; None for one device.
+      parts: See `accumulation.in_parts`.
     """
 
     def take(state: TrainState) -> TrainState:
         index = state.step % len(hyperparameters.learning_rates)
         batch = Batch(pixels, labels)
-        state = _train_on(state, batch, index, key, hyperparameters, preprocess)
+        state = _train_on(state, batch, index, key, hyperparameters, preprocess, parts)
         return parallel.whole(state, mesh)
 
     packed = state.packed(parallel.platform(mesh))

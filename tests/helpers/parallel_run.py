@@ -81,6 +81,7 @@ def main(out: str, network: str) -> None:
         batch_size=BATCH_SIZE,
         preprocess=for_training,
         mesh=mesh,
+        parts=config.train.accumulate,
     ).compile()
 
     def frozen() -> list[np.ndarray]:

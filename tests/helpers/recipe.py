@@ -10,6 +10,7 @@ INGREDIENTS = {
     "optimizer.trunk_stats": "frozen",
     "optimizer.schedule": "linear",
     "optimizer.schedule_per": "step",
+    "train.accumulate": 2,
     "train.ema_decay": 0.9,
     "train.label_smoothing": 0.1,
     "train.class_weights": "balanced",

@@ -219,6 +219,10 @@ def test_a_long_value_is_shortened(refused):
             ["train.batch_size=2000", "1442 images", "choose at most 1442"],
         ),
         (
+            [DIGITS, "--config.train.batch_size=64", "--config.train.accumulate=3"],
+            ["train.batch_size=64", "times train.accumulate=3, such as 63 or 66"],
+        ),
+        (
             [DIGITS, "--config.data.max_train_examples=64", "--config.train.batch_size=65"],
             ["train.batch_size=65", "64 images"],
         ),

@@ -320,6 +320,7 @@ def test_cifar10_is_the_article_s_row_8():
         },
         "train": {
             "batch_size": 128,
+            "accumulate": 1,
             "epochs": 100,
             "steps": 0,
             "aux_loss_weight": 0.3,

@@ -214,6 +214,7 @@ def archive(path, run):
 FILES = {
     "runs/digits": copy_of_run,
     "runs/cifar10": copy_of_run,
+    "runs/folder": copy_of_run,
     "runs/slower": functools.partial(copy_of_run, seed=1),
     "exports/cifar10": export,
     "googlenet_jax/storage/pretrained/digits/samples": samples,
