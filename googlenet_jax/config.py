@@ -324,7 +324,7 @@ class DataConfig:
         "share of each class's images set apart for testing, if there is no test folder",
         minimum=0,
         below=1,
-        needs="data.name=folder and data.test_examples=0",
+        needs="data.test_examples=0 and data.name=folder",
     )
 
     @property

@@ -22,14 +22,14 @@ class _Archive:
 
     Args:
       path: The archive.
-      files: What the archive knows about each of its files, by name.
+      files: Name and size of each file, and what else it takes to read it.
     """
 
-    def __init__(self, path: Path, files: Iterable[tuple[str, Any]]):
+    def __init__(self, path: Path, files: Iterable[tuple[str, int, Any]]):
         self.path = path
         # Names may hold "./", "../" or a first slash. None of them is used as a path.
-        self._members = {posixpath.normpath(f"/{n}").lstrip("/"): member for n, member in files}
-        self._names = sorted(self._members)
+        self._files = {posixpath.normpath(f"/{name}").lstrip("/"): rest for name, *rest in files}
+        self._names = sorted(self._files)
 
     def __reduce__(self) -> tuple[Any, ...]:  # a worker process opens the archive again
         return type(self), (self.path,)
@@ -46,11 +46,13 @@ class _Archive:
 
     def size(self, name: str) -> int:
         """See `index.Store`."""
-        raise NotImplementedError
+        return self._files[name][0]
 
-    def _check(self, name: str) -> None:
+    def _checked(self, name: str) -> list[Any]:
+        """Size and the rest of a file that is not too large."""
         if self.size(name) > decoding.MAX_BYTES:
             raise OSError(errno.EFBIG, f"is larger than {decoding.MAX_BYTES:,} bytes")
+        return self._files[name]
 
 
 class Zip(_Archive):
@@ -61,19 +63,15 @@ class Zip(_Archive):
             self._zip = zipfile.ZipFile(path)
         except Exception as error:  # of a damaged one
             raise DataError(f"{path}: is not a zip archive: {error}") from error
-        files = [(info.filename, info) for info in self._zip.infolist() if not info.is_dir()]
-        super().__init__(path, files)
-
-    def size(self, name: str) -> int:
-        """See `index.Store`."""
-        return self._members[name].file_size
+        files = [each for each in self._zip.infolist() if not each.is_dir()]
+        super().__init__(path, [(each.filename, each.file_size, each) for each in files])
 
     def read(self, name: str) -> bytes:
         """See `index.Store`."""
-        self._check(name)
-        if self._members[name].compress_type not in METHODS:
+        _, info = self._checked(name)
+        if info.compress_type not in METHODS:
             raise OSError(errno.EINVAL, "is compressed, but not by deflate")
-        return self._zip.read(self._members[name])  # at most the size, and safe in threads
+        return self._zip.read(info)  # at most the size, and safe in threads
 
 
 class Tar(_Archive):
@@ -82,22 +80,17 @@ class Tar(_Archive):
     def __init__(self, path: Path):
         try:
             with _Headers(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-                files = [(each.name, each) for each in tar if each.isreg() and not each.sparse]
+                files = [each for each in tar if each.isreg() and not each.sparse]
         except Exception as error:  # of a damaged one
             raise DataError(
                 f"{path}: is not a zip or an uncompressed tar archive (gunzip a .tar.gz first): "
                 f"{error}"
             ) from error
-        super().__init__(path, [(name, (each.offset_data, each.size)) for name, each in files])
-
-    def size(self, name: str) -> int:
-        """See `index.Store`."""
-        return self._members[name][1]
+        super().__init__(path, [(each.name, each.size, each.offset_data) for each in files])
 
     def read(self, name: str) -> bytes:
         """See `index.Store`."""
-        self._check(name)
-        offset, size = self._members[name]
+        size, offset = self._checked(name)
         with self.path.open("rb") as file:
             file.seek(offset)
             return file.read(size)

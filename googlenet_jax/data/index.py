@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int
 from googlenet_jax import fileio
 from googlenet_jax.data.dataset import Split
 from googlenet_jax.data.stream import Picture
-from googlenet_jax.errors import DataError
+from googlenet_jax.errors import DataError, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 HIDDEN = (".", "__MACOSX", "@eaDir")  # first letters; the last two are macOS's and Synology's
@@ -170,7 +170,7 @@ def by_folders(store: FolderStore) -> Listings:
     if left_out:
         logging.getLogger(__name__).warning(
             "%s: left out %d hidden files and files that are no pictures, such as %s",
-            *(store.path, len(left_out), next(iter(left_out))),
+            *(printable(store.path), len(left_out), printable(next(iter(left_out)))),
         )
     return listings
 

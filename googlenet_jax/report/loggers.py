@@ -12,7 +12,7 @@ from typing import Any, Self, TypeAlias
 
 from googlenet_jax import fileio, parallel
 from googlenet_jax.config import Config
-from googlenet_jax.errors import UserError
+from googlenet_jax.errors import UserError, one_line
 from googlenet_jax.fileio import WorkdirPath
 
 PROJECT = "googlenet_jax"
@@ -81,7 +81,7 @@ class Logger:
         except Exception as error:  # a server that is away must not end a run
             logging.getLogger(__name__).warning(
                 "train.logger=%r: epoch %d is not sent yet: %s",
-                *(self._kind, self._epoch + 1, error),
+                *(self._kind, self._epoch + 1, one_line(error)),
             )
 
     def _save(self) -> None:

@@ -1,5 +1,6 @@
-"""Writes the model card of an export."""
+"""Writes the model card of an export, with the metadata that the Hugging Face hub reads."""
 
+import json
 import re
 from typing import Any
 
@@ -8,6 +9,10 @@ from googlenet_jax.errors import printable
 from googlenet_jax.storage.summary import selection_split
 
 TEMPLATE = """\
+---
+{metadata}
+---
+
 # {name} on {dataset}
 
 An image classifier with {parameters:,} parameters, written by googlenet_jax's `train.export`.
@@ -92,12 +97,34 @@ def card(values: dict[str, Any], parameters: int) -> str:
     )
     rows["classes"] = _list(dataset["class_names"])
     return TEMPLATE.format(
+        metadata="\n".join(
+            f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in _metadata(values).items()
+        ),
         name=config["model"]["name"],
         dataset=_plain(dataset["name"]),
         parameters=parameters,
         rows="\n".join(f"| {name} | {text} |" for name, text in rows.items()),
         shape=_list(shape),
     )
+
+
+def _metadata(values: dict[str, Any]) -> dict[str, Any]:
+    """The card's metadata. As JSON they are YAML, too, whatever the names hold."""
+    name, metrics = printable(values["dataset"]["name"]), values["metrics"]
+    metadata = {
+        "library_name": "googlenet_jax",
+        "pipeline_tag": "image-classification",
+        "tags": ["jax", "flax", values["config"]["model"]["name"]],
+    }
+    if "test_accuracy" in metrics:
+        found = {
+            "task": {"type": "image-classification"},
+            "dataset": {"name": name, "type": name, "split": "test"},
+            "metrics": [{"type": "accuracy", "value": metrics["test_accuracy"]}],
+        }
+        model = values["config"]["model"]["name"]
+        metadata["model-index"] = [{"name": f"{model} on {name}", "results": [found]}]
+    return metadata
 
 
 def _figures(metrics: dict[str, Any], split: str) -> str:

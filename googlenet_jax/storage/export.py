@@ -81,9 +81,11 @@ class Description:
 
 
 def portable(config: Config) -> Config:
-    """A copy without the paths of this machine; `train.init_from` keeps the folder's name."""
+    """A copy without the paths of this machine; some keep the name of a file or folder."""
     config = Config.from_dict(config.to_dict())
-    config.data.path, config.train.init_from = "", Path(config.train.init_from).name
+    config.data.path = config.data.pictures = ""
+    config.data.classes = Path(config.data.classes).name
+    config.train.init_from = Path(config.train.init_from).name
     return config
 
 

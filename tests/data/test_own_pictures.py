@@ -202,7 +202,9 @@ def test_a_share_of_each_class_is_set_apart(folder):
     assert [len({*map(tuple, names)}) > 1 for names in chosen] == [False, True]
     with pytest.raises(DataError, match=r"test_share=0\.95: takes 9 images of class 'cat', which"):
         load(folder / "train", test_share=0.95)
-    with pytest.raises(UserError, match=r"test_share=0\.2: must be 0\.0, .* data.test_examples=0"):
+    with pytest.raises(
+        UserError, match=r"test_share=0\.2: must be 0\.0, .* data\.test_examples=0 and"
+    ):
         Config(data=DataConfig(name="folder", test_examples=3, test_share=0.2)).validate()
     digits = data.load(DataConfig(name="digits", valid_share=0.1), 0)
     train = data.load(DataConfig(name="digits"), 0).splits[Split.TRAIN]

@@ -112,7 +112,7 @@ def other_value(field, value):
         return not value
     if isinstance(value, str):
         candidates = "digits bfloat16 highest zeros constant step a/b 7x7 skip fan_in preact_resnet"
-        candidates += " adam 4 one 3x3 adaptive frozen 0.5,0.75"
+        candidates += " adam 4 one 3x3 adaptive frozen 0.5,0.75 balanced wandb"
         return next(
             text
             for text in candidates.split()
@@ -133,7 +133,8 @@ def test_round_trip_through_json_keeps_every_field(name):
         if wanted == "''":
             set_option(config, other, "conv2")
         elif operator != "!=":
-            set_option(config, other, {"True": True, "0": 1.0}.get(wanted, wanted))
+            zero = 1.0 if operator == ">" else 0
+            set_option(config, other, {"True": True, "0": zero}.get(wanted, wanted))
     again = Config.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert again != Config()
@@ -282,6 +283,8 @@ def test_cifar10_is_the_article_s_row_8():
             "unofficial": False,
             "cache": True,
             "valid_examples": 0,  # the article chose the best epoch on the test set
+            "valid_share": 0.0,
+            "sampling": "shuffle",
             "max_train_examples": 0,
             "downscale": 1,
             "pad": 4,
@@ -297,7 +300,10 @@ def test_cifar10_is_the_article_s_row_8():
             "crop_area": 0.08,
             "corrupt": "refuse",
             "classes": "",
+            "columns": "",
+            "pictures": "",
             "test_examples": 0,
+            "test_share": 0.0,
         },
         "optimizer": {
             "name": "sgd",
@@ -325,9 +331,11 @@ def test_cifar10_is_the_article_s_row_8():
             "steps": 0,
             "aux_loss_weight": 0.3,
             "label_smoothing": 0.0,
+            "class_weights": "",
             "ema_decay": 0.0,
             "init_from": "",
             "steps_per_call": 0,
+            "logger": "none",
             "compilation_cache": True,
         },
         "checkpoint": {"every_steps": 0},
@@ -343,11 +351,13 @@ def test_what_a_resumed_run_may_change():
         "data.cache",
         "data.classes",  # their order is in the data's sha256
         "data.corrupt",
+        "data.pictures",
         "data.workers",
         "train.epochs",
         "train.steps",
         "train.steps_per_call",
         "train.compilation_cache",
+        "train.logger",
         "checkpoint.every_steps",
     }
 

@@ -59,7 +59,7 @@ SHORT = [
     "--config.data.unofficial=True",
 ]
 MAKES_WORKDIR = {"train.main", "train.import_torch", "train.contact_sheet"}
-NEEDS_GOOGLENET = {"train.import_torch", "train.export_torch"}
+NEEDS_GOOGLENET = {"train.import_torch", "train.export_torch", "examples.to_onnx"}
 NEEDS_TORCH = {"benchmarks.compare", "benchmarks.gpu", "parity"}
 
 
@@ -289,6 +289,8 @@ class Shell:
         """Runs the `main` of a module on small data, after making the files that it reads."""
         if name in NEEDS_TORCH:
             pytest.importorskip("torch")
+        if name == "examples.to_onnx":
+            pytest.importorskip("onnxscript")
         module = importlib.import_module(name)
         if hasattr(module, "__path__"):
             module = importlib.import_module(f"{name}.__main__")

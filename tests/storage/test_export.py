@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tiny_run
+import yaml
 
 import googlenet_jax
 import train.export
 from googlenet_jax import data
-from googlenet_jax.config import Config
+from googlenet_jax.config import Config, DataConfig
 from googlenet_jax.data import DatasetInfo, preprocess
-from googlenet_jax.errors import CheckpointError, UserError
+from googlenet_jax.errors import CheckpointError, UserError, printable
 from googlenet_jax.storage import export
 from googlenet_jax.storage.checkpoint import Record
 from googlenet_jax.storage.loading import Model, start_from
@@ -167,6 +168,39 @@ def test_figures_and_provenance_are_the_run_s(workdir, exported):
         assert text in card
 
 
+def test_no_path_is_left_in_the_settings_of_a_data_set():
+    paths = {field: f"/home/me/{field}" for field in ("path", "pictures", "classes")}
+    config = export.portable(Config(data=DataConfig(name="folder", **paths)))
+    assert "/home/me" not in json.dumps(config.to_dict())
+    assert config.data.classes == "classes"
+
+
+def test_the_hub_reads_the_card_s_metadata(exported, model):
+    hub = pytest.importorskip("huggingface_hub")
+    card = hub.ModelCard.load(exported / "README.md")
+    assert card.data.library_name == "googlenet_jax"
+    assert card.data.pipeline_tag == "image-classification"
+    (result,) = card.data.eval_results
+    accuracy = model.record.history[-1]["test_accuracy"]
+    assert (result.dataset_type, result.metric_type, result.metric_value) == (
+        *("digits", "accuracy", accuracy),
+    )
+    assert card.text.startswith("\n# googlenet on digits")
+
+
+def test_a_snapshot_of_the_hub_loads(exported, trained, images, tmp_path):
+    """The hub's cache has a folder of links to files that are named by their sums."""
+    snapshot = tmp_path / "models--me--digits" / "snapshots" / "0123abc"
+    (tmp_path / "models--me--digits" / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for path in exported.iterdir():
+        blob = f"../../blobs/{digest(path.read_bytes())}"
+        shutil.copy(path, snapshot / blob)
+        (snapshot / path.name).symlink_to(blob)
+    found = googlenet_jax.load(snapshot)
+    np.testing.assert_array_equal(found.logits(images), trained.logits(images))
+
+
 def test_the_card_s_command_starts_the_same_run(exported):
     command = shlex.split(config_of(exported)["provenance"]["command"])
     assert command[:3] == ["python", "-m", "train.main"]
@@ -298,6 +332,10 @@ def test_nothing_from_a_file_is_markdown(model, workdir, tmp_path):
     for row in rows:
         outside = re.sub(r"(`+) ?.*?[^`]\1(?!`)", "", row)  # in code, markup has no effect
         assert not re.search(r"(?<!\\)[<>`\[\]]", outside), outside
+    measured = {"test_accuracy": 0.5, "test_loss": 1.0, "epoch": 1}
+    card = export.card(dataclasses.replace(description, metrics=measured).to_dict(), 1)
+    (result,) = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"]
+    assert result["dataset"]["name"] == printable(hostile)
 
 
 @pytest.mark.parametrize(
