@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     """Trains what is missing, then writes the table and its figure."""
     parser = console.Parser(
         "train.reproduce",
-        usage="python -m train.reproduce --out DIR [--rows N [N ...] | all] [--seeds N [N ...]] "
+        usage="%(prog)s --out DIR [--rows N [N ...] | all] [--seeds N [N ...]] "
         "[--scale small|full] [--table] [--config.FIELD=VALUE ...]",
         description="Trains the article's rows, each with several seeds, and writes a table and a "
         "figure: mean, deviation and 95 %% interval of the test accuracy at the last epoch. Give "
