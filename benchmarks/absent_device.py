@@ -91,8 +91,11 @@ def trace_training(
     batch, examples = config.train.batch_size, counts.get(Split.TRAIN)
     number, index = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.int32)
     rates = jax.ShapeDtypeStruct((max(1, (examples or batch) // batch),), np.float32)
-    numbers = [number] * (len(step.Hyperparameters._fields) - 1)
-    hyperparameters = step.Hyperparameters(rates, *numbers)
+    weights = jax.ShapeDtypeStruct((info.num_classes,), np.float32)
+    numbers = [number] * (len(step.Hyperparameters._fields) - 2)
+    hyperparameters = step.Hyperparameters(
+        rates, *numbers, class_weights=weights if config.train.class_weights else None
+    )
     key = jax.eval_shape(lambda: jax.random.key(0))
     for_training = preprocess.for_training(config.data, info)
     if examples is None:
