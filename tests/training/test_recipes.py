@@ -134,8 +134,9 @@ def test_class_weights_equal_pytorch(smoothing):
         inputs = torch.tensor(logits, requires_grad=True)
         expected = theirs(inputs, torch.tensor(labels if targets.ndim == 1 else mixed))
         expected.backward()
+        wanted = jnp.asarray(targets)
 
-        def mean(logits, targets=targets):
+        def mean(logits, targets=wanted):
             return cross_entropy(logits, targets, smoothing, weights).mean()
 
         found, gradient = jax.value_and_grad(mean)(jnp.asarray(logits))
