@@ -121,19 +121,19 @@ def _walk(folder: str) -> Iterator[Source]:
 def _read_list(file: str) -> list[str]:
     from googlenet_jax.data.decoding import MAX_BYTES
 
-    content = _read_stdin() if file == "-" else None
-    if content is None:
-        try:
-            content = fileio.read(Path(file), MAX_BYTES)
-        except OSError as error:
-            content = DataError(f"cannot be read: {error.strerror}")
-    if not isinstance(content, DataError) and b"\0" in content:
-        content = DataError("holds a NUL; it must have one name on each line")
-    if isinstance(content, DataError):
-        raise UserError(f"--files-from={file}: {content}")
-    names = [os.fsdecode(line) for line in content.splitlines() if line]
-    if not names:
-        raise UserError(f"--files-from={file}: names no files")
+    try:
+        content = _read_stdin() if file == "-" else fileio.read(Path(file), MAX_BYTES)
+        if isinstance(content, DataError):
+            raise content
+        if b"\0" in content:
+            raise DataError("holds a NUL; it must have one name on each line")
+        names = [os.fsdecode(line) for line in content.splitlines() if line]
+        if not names:
+            raise DataError("names no files")
+    except OSError as error:
+        raise UserError(f"--files-from={file}: cannot be read: {error.strerror}") from error
+    except DataError as error:
+        raise UserError(f"--files-from={file}: {error}") from error
     return names
 
 

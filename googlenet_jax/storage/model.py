@@ -161,7 +161,7 @@ class Model:
             if len(shapes) > 1:
                 raise UserError(f"images of different shapes: {', '.join(map(str, shapes))}")
             given = np.asarray(given)
-            self._check(given[:1])
+            self._check_shape(given.shape)
         for number, result in enumerate(self.map(function, given)):
             if isinstance(result, DataError):
                 name = f"picture {number}" if isinstance(given[number], bytes) else given[number]
@@ -261,9 +261,7 @@ class Model:
     def _check(self, images: Images) -> Array:
         """The images with pixels of 0 to 255; raises as `logits` does."""
         images = jnp.asarray(images)
-        if images.shape[1:] != self.info.image_shape or images.ndim != 4:
-            sides = ", ".join(map(str, self.info.image_shape))
-            raise UserError(f"images of shape {images.shape}: must be (batch, {sides})")
+        self._check_shape(images.shape)
         if jnp.issubdtype(images.dtype, jnp.floating):
             if images.size and not isinstance(images, jax.core.Tracer):
                 low, high = float(images.min()), float(images.max())
@@ -276,6 +274,11 @@ class Model:
         if images.dtype != jnp.uint8:
             raise UserError(f"images of type {images.dtype}: must be uint8 or a float type")
         return images
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if shape[1:] != self.info.image_shape:
+            sides = ", ".join(map(str, self.info.image_shape))
+            raise UserError(f"images of shape {shape}: must be (batch, {sides})")
 
 
 @functools.partial(jax.jit, static_argnames=("info", "tta"))

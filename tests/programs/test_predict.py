@@ -505,7 +505,7 @@ def test_python_refuses_in_plain_words(model, tmp_path):
         ([images[0], images[1, :4]], r"images of different shapes: \(8, 8, 1\), \(4, 8, 1\)"),
         (
             np.zeros((2, 28, 28, 1), np.uint8),
-            r"shape \(1, 28, 28, 1\): must be \(batch, 8, 8, 1\)$",
+            r"shape \(2, 28, 28, 1\): must be \(batch, 8, 8, 1\)$",
         ),
         (images.astype(np.float32) - 1, "floats must lie in 0 to 1"),
     ):
