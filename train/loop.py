@@ -25,7 +25,7 @@ from googlenet_jax.storage.workdir import (
     write_config,
     write_metrics,
 )
-from googlenet_jax.training import feeds, health, state
+from googlenet_jax.training import feeds, health, memory, state
 from googlenet_jax.training.metrics import Evaluation, Metrics
 from googlenet_jax.training.state import Keys, TrainState
 from train import console, messages
@@ -95,7 +95,8 @@ def train_and_evaluate(
             write_config(folder, config)
             write_metrics(folder, record.history)
             run = Run(config, plan, feed, checkpoints, stop)
-            record = train_epochs(run, folder, train_state, record, start_up)
+            with memory.told(feed, config):
+                record = train_epochs(run, folder, train_state, record, start_up)
 
         summary = summarize(config, record, parameters)
         fileio.write_json(folder / "summary.json", summary)
