@@ -179,6 +179,11 @@ class ModelConfig:
         "type in which the network computes; parameters and BatchNorm statistics stay float32",
         choices=("float32", "bfloat16"),
     )
+    remat: bool = _option(
+        False,
+        "rematerialisation: training keeps the input of each block (Inception or bottleneck) and "
+        "computes what is inside again for the gradient, which needs less memory and more time",
+    )
     matmul_precision: str = _option(
         "default",
         "precision of float32 matrix products and convolutions; default: TF32 on an A100 or H100, "

@@ -26,7 +26,7 @@ from googlenet_jax.storage.workdir import (
     write_config,
     write_metrics,
 )
-from googlenet_jax.training import feeds, health, state
+from googlenet_jax.training import feeds, health, memory, state
 from googlenet_jax.training.metrics import Evaluation, Metrics
 from googlenet_jax.training.state import Keys, TrainState
 from train import console, messages
@@ -98,7 +98,8 @@ def train_and_evaluate(
             write_metrics(folder, record.history)
             logger.write(record.history)
             run = Run(config, plan, feed, checkpoints, stop, int(train_state.step))
-            record = train_epochs(run, folder, train_state, record, start_up, logger)
+            with memory.told(feed, config):
+                record = train_epochs(run, folder, train_state, record, start_up, logger)
 
         summary = summarize(config, record, train_state.num_parameters)
         fileio.write_json(folder / "summary.json", summary)

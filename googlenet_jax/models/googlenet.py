@@ -27,6 +27,7 @@ from googlenet_jax.models.layers import (
     call,
     fused_units,
     initialize,
+    rematerialised,
     resize,
     scaled,
 )
@@ -73,6 +74,7 @@ class Inception(nnx.Module):
         *,
         rngs: nnx.Rngs | None = None,
     ):
+        self.remat = config.remat
         widths = Widths(*(scaled(width, config) for width in widths))
         # The third branch has a 5x5 in the paper, one 3x3 in torchvision, two in the PyTorch
         # CIFAR zoo.
@@ -94,6 +96,7 @@ class Inception(nnx.Module):
         self.out_channels = widths.conv1x1 + widths.conv3x3 + widths.conv5x5 + widths.pool_proj
         initialize(self, rngs)
 
+    @rematerialised
     def __call__(self, x: Images, train: bool) -> Features:
         """The outputs of the four branches, side by side along the channels."""
         # Three branches begin with a 1x1 convolution of x. Computed as one, they are faster.

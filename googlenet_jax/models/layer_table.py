@@ -112,7 +112,8 @@ def layer_table(
     rows: list[LayerRow] = []
 
     def call(images: jax.Array) -> Any:
-        network = models.create(config, image_shape, num_classes)
+        # A block that is computed twice is traced as another object.
+        network = models.create(dataclasses.replace(config, remat=False), image_shape, num_classes)
         shapes: dict[int, tuple[jax.Array, jax.Array]] = {}
 
         def note(layer: Any, x: jax.Array, y: jax.Array) -> None:

@@ -4,7 +4,9 @@ Each takes from a `ModelConfig` what the layers of a network share: BatchNorm, b
 precision. Each module of `models` takes `rngs`, from which it draws its initial weights.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,6 +37,21 @@ def call(module: nnx.Module, name: str, x: Array, *arguments: Any) -> Array:
         return x
     with jax.named_scope(name):
         return layer(x, *arguments)
+
+
+def rematerialised(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps the `__call__` of a block: with `self.remat`, training computes it twice.
+
+    Only the block's input is kept for the backward pass, which computes the rest again.
+    """
+
+    @functools.wraps(call)
+    def wrapped(self: Any, x: Array, train: bool) -> Any:
+        if not (train and self.remat):
+            return call(self, x, train)
+        return nnx.remat(lambda block, x: call(block, x, True))(self, x)
+
+    return wrapped
 
 
 def uniform(bound: float, *shape: int) -> nnx.Param:

@@ -22,6 +22,7 @@ from googlenet_jax.models.layers import (
     create_batch_norm,
     initialize,
     norm_relu,
+    rematerialised,
     resize,
     scaled,
 )
@@ -43,6 +44,7 @@ class Block(nnx.Module):
         *,
         rngs: nnx.Rngs | None = None,
     ):
+        self.remat = config.remat
         middle = scaled(out_channels // BOTTLENECK, config)
         out_channels = scaled(out_channels, config)
         self.bn1 = create_batch_norm(in_channels, config)
@@ -55,6 +57,7 @@ class Block(nnx.Module):
         self.shortcut = Conv(in_channels, out_channels, 1, config, stride) if changes else None
         initialize(self, rngs)
 
+    @rematerialised
     def __call__(self, x: Images, train: bool) -> Features:
         """The shortcut plus the three convolutions' output."""
         active = norm_relu(self, self.bn1, x, train)

@@ -213,10 +213,10 @@ def start_from(
         channels = info.image_shape[2], found.info.image_shape[2]
         if channels[0] != channels[1]:
             differences.append("images of {} channels here, {} there".format(*channels))
-        reason = "; ".join(differences) or f"first {misfits[0].partition('.')[2]}"
+        first = f"{len(misfits)} arrays do not fit, first {misfits[0].partition('.')[2]}"
         raise CheckpointError(
-            f"train.init_from={workdir!r}: is another network: {len(misfits)} arrays do not fit: "
-            f"{reason}; use the config.model of those weights"
+            f"train.init_from={workdir!r}: is another network: {'; '.join(differences) or first}; "
+            "use the config.model of those weights"
         )
     taken = f"weights of {workdir} at step {int(weights.step)}, "
     if has_same_classes:

@@ -84,9 +84,11 @@ class Feed(abc.ABC):
 
     Attributes:
       dataset: The images that it feeds from.
+      program: The training program; None before `compile`.
     """
 
     dataset: Dataset | Stream
+    program: jax.stages.Compiled | None = None
 
     def __init__(self, dataset: Dataset | Stream, config: Config, mesh: Mesh | None):
         self._config, self._mesh = config, mesh
@@ -201,12 +203,13 @@ class InMemory(Feed):
             parts=self._config.train.accumulate,
         )
         tell(lowered)
-        self._program, was_kept = compile_program(lowered)
+        self.program, was_kept = compile_program(lowered)
         return was_kept
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
         """See `Feed`."""
-        return self._program(*self._arguments(state, num_steps))
+        assert self.program is not None
+        return self.program(*self._arguments(state, num_steps))
 
     def evaluate(self, state: TrainState, split: Split, tta: str = "none") -> Evaluation:
         """See `Feed`."""
@@ -264,7 +267,7 @@ class Streamed(Feed):
             parts=self._config.train.accumulate,
         )
         tell(lowered)
-        self._program, was_kept = compile_program(lowered)
+        self.program, was_kept = compile_program(lowered)
         return was_kept
 
     def train(self, state: TrainState, num_steps: int) -> TrainState:
@@ -276,7 +279,8 @@ class Streamed(Feed):
                     break  # return the steps taken; the next call raises
                 raise missing
             assert isinstance(self._next, tuple)
-            state = self._program(state, *self._next, self._step_key, self._hyperparameters)
+            assert self.program is not None
+            state = self.program(state, *self._next, self._step_key, self._hyperparameters)
             self._fetch()  # on a GPU or TPU, while the step runs
         return state
 

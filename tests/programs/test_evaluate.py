@@ -302,6 +302,6 @@ def test_data_that_have_moved_hint_at_the_flag(tmp_path):
     ],
 )
 def test_start_from_another_network_names_the_settings_that_differ(workdir, changes, says):
-    message = rf"^train\.init_from=.*: \d+ arrays do not fit: {re.escape(says)}; use the config"
+    message = rf"^train\.init_from=.*: is another network: {re.escape(says)}; use the config"
     with pytest.raises(CheckpointError, match=message):
         start(workdir, **changes)

@@ -275,6 +275,7 @@ def test_cifar10_is_the_article_s_row_8():
             "dropout_rate": 0.4,
             "aux_dropout_rate": 0.7,
             "dtype": "float32",
+            "remat": False,
             "matmul_precision": "default",
         },
         "data": {
