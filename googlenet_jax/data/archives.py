@@ -63,7 +63,8 @@ class Zip(_Archive):
             self._zip = zipfile.ZipFile(path)
         except Exception as error:  # of a damaged one
             raise DataError(f"{path}: is not a zip archive: {error}") from error
-        files = [each for each in self._zip.infolist() if not each.is_dir()]
+        # Not each.is_dir(), which has an IndexError for a damaged name.
+        files = [each for each in self._zip.infolist() if not each.filename.endswith("/")]
         super().__init__(path, [(each.filename, each.file_size, each) for each in files])
 
     def read(self, name: str) -> bytes:

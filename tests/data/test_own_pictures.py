@@ -91,6 +91,15 @@ def test_names_in_an_archive_are_no_paths(folder, tmp_path):
     }
 
 
+def test_a_file_without_a_name_is_left_out(folder, tmp_path):
+    """Python's zip reader takes a name that begins with a zero byte for an empty one."""
+    pack_zip(folder, tmp_path / "x.zip")
+    with zipfile.ZipFile(tmp_path / "x.zip", "a") as archive:
+        archive.writestr("Z.txt", b"")
+    (tmp_path / "x.zip").write_bytes((tmp_path / "x.zip").read_bytes().replace(b"Z.", b"\0."))
+    assert content(load(tmp_path / "x.zip")) == content(load(folder))
+
+
 def damaged_zip(path):
     path.write_bytes(b"PK" + bytes(100))
 

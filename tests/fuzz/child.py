@@ -6,6 +6,7 @@ The input numbers come from stdin. It prints one line of JSON when it is ready, 
 import contextlib
 import gc
 import json
+import logging
 import os
 import random
 import resource
@@ -183,6 +184,8 @@ def main(name: str, out: Path, seed: int) -> None:
         for stream in (1, 2):
             os.dup2(printed.fileno(), stream)
         console.mute_libraries()
+        # What the library itself logs is meant to be read; `console` prints it in one line.
+        logging.getLogger("googlenet_jax").setLevel(logging.CRITICAL)
         sys.unraisablehook = console.take_lost
         sys.addaudithook(watch)
         sys.meta_path.insert(0, Importer())  # type: ignore[arg-type]
