@@ -1,6 +1,7 @@
 """A trunk: what it is, and what stays the same in a frozen one."""
 
 import dataclasses
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from googlenet_jax.data import digits, epoch_order
 from googlenet_jax.models.layer_table import layer_table
 from googlenet_jax.training import state, step
 from googlenet_jax.training.optimizer import UpdateRule
+from train import messages
+from train.resume import start
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -114,3 +117,17 @@ def test_a_trunk_is_named_as_the_summary_prints_it():
     )
     expected = [*dict.fromkeys(printed[: printed.index("maxpool4")])]
     assert [*fresh.optimizer.trunk] == [name for name in expected if "aux" not in name]
+
+
+@pytest.mark.parametrize(
+    ("factor", "says"), [(0.0, "frozen"), (0.1, "with 0.1 times the learning rate")]
+)
+def test_a_run_says_what_its_trunk_does(factor, says, capsys):
+    config = Config()
+    config.optimizer.trunk, config.optimizer.trunk_factor = "block1_1", factor
+    config.optimizer.trunk_stats = "frozen"
+    line = messages.describe_model(config, 9)
+    assert line.endswith(f"trunk up to block1_1 {says}; BatchNorm statistics in it frozen")
+    start(config, mock.Mock(info=digits.INFO, provenance={}), mock.Mock(), mock.Mock())
+    warned = "warning: the frozen trunk has random weights: set train.init_from\n"
+    assert capsys.readouterr().out == ("" if factor else warned)
