@@ -11,10 +11,9 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 def in_parts(gradient_of: Callable[..., PyTree], parts: int, old: PyTree) -> Callable[..., PyTree]:
     """A `gradient_of` that computes a batch part after part.
 
-    Loss, gradients and new BatchNorm statistics are the means over the parts. Without BatchNorm,
-    dropout and class weights these are the numbers of the whole batch, up to rounding. BatchNorm
-    normalises by a part's statistics, and the running variance lacks the variance between the
-    parts' means. Class weights are divided by their mean over a part.
+    Loss, gradients and new BatchNorm statistics are the means over the parts. Without BatchNorm and
+    dropout these are the numbers of the whole batch, up to rounding. BatchNorm normalises by a
+    part's statistics, and the running variance lacks the variance between the parts' means.
 
     Args:
       gradient_of: Of the parameters, images, labels or targets, and key.

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
@@ -27,14 +26,13 @@ def cross_entropy(
     classes (Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016,
     section 7).
 
-    With class weights, the mean over the batch is that of PyTorch's `CrossEntropyLoss(weight=...)`:
-    for class indices it is divided by the mean weight of the batch's labels.
+    Class weights are factors of the probabilities, as in PyTorch's `CrossEntropyLoss` with
+    `reduction="none"`.
     """
     if class_weights is not None:
         shares = targets if targets.ndim == 2 else jax.nn.one_hot(targets, logits.shape[1])
         weighted = optax.smooth_labels(shares, label_smoothing) * class_weights
-        losses = optax.softmax_cross_entropy(logits, weighted)
-        return losses if targets.ndim == 2 else losses / jnp.asarray(class_weights)[targets].mean()
+        return optax.softmax_cross_entropy(logits, weighted)
     if targets.ndim == 1:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     else:

@@ -107,6 +107,9 @@ def train_step(
       The state with new parameters, BatchNorm statistics, momentum, metrics and report.
     """
     rates, momentum, weight_decay, aux_weight, smoothing, ema_decay, class_weights = hyperparameters
+    if class_weights is not None and targets is None:
+        # As in PyTorch's mean over a batch; here, so that it is the whole batch's if it has parts.
+        class_weights = class_weights / jnp.asarray(class_weights)[labels].mean()
 
     def mean_loss(
         params: PyTree, images: Images, wanted: Array, key: PRNGKeyArray

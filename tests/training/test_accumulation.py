@@ -44,7 +44,7 @@ def test_parts_give_the_numbers_of_the_whole_batch(batch_norm, is_mixed):
         fresh = jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32 else x, fresh)
         fresh = fresh.replace(metrics=Metrics.empty(NUM_CLASSES))  # always float32
         batch = jax.tree.map(jnp.asarray, (images, labels))
-        numbers = hyperparameters(dtype=np.float64)
+        numbers = hyperparameters(dtype=np.float64)._replace(class_weights=np.linspace(0.5, 2, 10))
         found, expected = (
             one_step(fresh, *batch, jax.random.key(1), numbers, targets, parts=n) for n in (3, 1)
         )
