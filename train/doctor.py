@@ -82,7 +82,7 @@ def versions() -> Iterator[str]:
             yield f"{name} {metadata.version(name)}"
         except metadata.PackageNotFoundError:
             continue
-    yield f"{platform.system()} {platform.release()} {platform.machine()}"
+    yield platform.platform()
 
 
 def describe_devices() -> str:
