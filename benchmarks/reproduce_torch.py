@@ -101,8 +101,9 @@ def train(row: int, config: Config, dataset: Dataset) -> dict[str, Any]:
         print(f"epoch {epoch + 1}/{epochs}: train_loss {np.mean(losses):.4f}", flush=True)
     seconds = time.monotonic() - started
     images, labels = tensors(dataset, Split.TEST)
+    network.train(False)
     with torch.inference_mode():
-        parts = [network.eval()((part - mean) / std) for part in images.split(250)]
+        parts = [network((part - mean) / std) for part in images.split(250)]
     logits = torch.cat(parts)
     return {
         "test_accuracy": {"none": float((logits.argmax(1) == labels).float().mean())},

@@ -57,7 +57,9 @@ def unsafe(tree: ast.AST) -> list[str]:
                 found.append("Unpickler")
         elif isinstance(node, ast.Call):
             owner, name = called(node)
-            is_harmless = name == "compile" and isinstance(node.func, ast.Attribute)  # re, JAX
+            # re.compile and JAX's; the mode of a network, which takes no text.
+            is_mode = name == "eval" and not node.args
+            is_harmless = isinstance(node.func, ast.Attribute) and (name == "compile" or is_mode)
             if name in CALLS and not is_harmless:
                 found.append(name)
             if owner in READERS and name in ("load", "loads", "Unpickler", "_Unpickler"):
@@ -91,7 +93,7 @@ def test_no_source_can_run_code_from_a_data_file():
         *("torch.load(f, **options)", "np.load(f, allow_pickle=True)", "yaml.load(f)"),
         *("np.load(f, allow_pickle=flag)", "from numpy import load", "os.system(text)"),
         *("class A(pickle.Unpickler): pass", "compile(text, '', 'exec')", "run(x, shell=True)"),
-        "spec.loader.exec_module(module)",
+        *("spec.loader.exec_module(module)", "frame.eval(text)"),
     ],
 )
 def test_unsafe_calls_are_found(source):
@@ -103,7 +105,7 @@ def test_unsafe_calls_are_found(source):
     [
         *("np.load(f)", "json.loads(b)", "torch.load(f, weights_only=True)", "re.compile(text)"),
         *("class A(pickle.Unpickler):\n    def find_class(self): ...", "yaml.safe_load(f)"),
-        *("jax.jit(f).lower(x).compile()", "np.load(f, allow_pickle=False)"),
+        *("jax.jit(f).lower(x).compile()", "np.load(f, allow_pickle=False)", "network.eval()"),
     ],
 )
 def test_safe_calls_are_allowed(source):
