@@ -144,7 +144,11 @@ def _open_pictures(config: DataConfig, path: Path) -> tuple[index.Store, index.L
         return Folder(folder), table.read(path, folder, config.columns)
     else:
         store = Zip(path) if path.suffix.lower() == ".zip" else Tar(path)
-    return store, index.by_folders(store)
+    try:
+        return store, index.by_folders(store)
+    except OSError as error:
+        where = error.filename or path
+        raise DataError(f"{where}: cannot be read: {error.strerror}") from error
 
 
 def _split_pictures(config: DataConfig, seed: int) -> Listing:

@@ -33,7 +33,7 @@ TEMPLATE = "page.html.jinja"
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 PICTURES = re.compile(
     r"(accuracy|loss|learning-rate|throughput|norms|recall|\d+-confusion|\d+-reliability)-"
-    r"(light|dark)\.png|\d+-(filters|mistake-\d\d)\.png"
+    r"(light|dark)\.png|\d+-(filters|mistake-\d\d(-map)?)\.png"
 )
 """The names of a report's pictures."""
 NORMS = {
