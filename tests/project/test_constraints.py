@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-UNUSED = {"cuda", "tpu", "mlflow", "trackio"}  # extras that no figure in docs/ comes from
+UNUSED = {"cuda", "tpu", "onnx", "mlflow", "trackio"}  # extras that no figure in docs/ comes from
 
 
 def test_every_requirement_is_pinned_to_an_allowed_version():
