@@ -3,6 +3,7 @@
 Each mutation takes a random generator and a file's content, and returns the new content.
 """
 
+import copy
 import gzip
 import io
 import json
@@ -124,11 +125,11 @@ def change_value(rng: random.Random, value: Any) -> Any:
     """Replaces, removes, wraps, renames, copies or changes one node of a JSON value."""
     places = list(_places(value))
     if not places:
-        return rng.choice(JUNK)
+        return _junk(rng)
     holder, key = rng.choice(places)
     match rng.randrange(8):
         case 0 | 1 | 2:
-            holder[key] = rng.choice(JUNK)
+            holder[key] = _junk(rng)
         case 3:
             del holder[key]
         case 4:
@@ -147,8 +148,12 @@ def change_value(rng: random.Random, value: Any) -> Any:
             at = rng.randrange(len(text) + 1)
             holder[key] = text[:at] + rng.choice(["", "\0", "\n", "é", "/", "9"]) + text[at + 1 :]
         case _:
-            holder[key] = rng.choice(JUNK)
+            holder[key] = _junk(rng)
     return value
+
+
+def _junk(rng: random.Random) -> Any:
+    return copy.deepcopy(rng.choice(JUNK))  # the next change may be one of it
 
 
 def _places(value: Any) -> Any:

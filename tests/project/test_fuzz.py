@@ -1,13 +1,14 @@
 """The fuzzer itself, and a few inputs for each target."""
 
 import json
+import random
 import signal
 
 import pytest
 
 from googlenet_jax.storage import loading
 from tests.fuzz import __main__ as fuzz
-from tests.fuzz import child, targets
+from tests.fuzz import child, mutate, targets
 
 
 def test_each_fault_is_counted_and_the_run_continues(tmp_path):
@@ -21,6 +22,17 @@ def test_each_fault_is_counted_and_the_run_continues(tmp_path):
     found = fuzz.results(tmp_path, "itself", 1)
     assert {index: each["outcome"] for index, each in found.items()} == expected
     assert (tmp_path / "findings" / "itself-1-19").read_bytes() == b"traceback"
+
+
+def test_an_input_depends_on_its_number_alone():
+    """A change of one input that gets into those after it makes them something else."""
+    content = json.dumps({"a": [1, 2], "b": {"c": "d"}}).encode()
+
+    def make(number):
+        return mutate.change_json(random.Random(number), content)
+
+    first = [make(number) for number in range(300)]
+    assert [make(number) for number in reversed(range(300))] == first[::-1]
 
 
 def test_an_interrupted_run_continues(tmp_path, monkeypatch):
