@@ -11,7 +11,7 @@ from typing import Any
 
 from configs import cifar10
 from googlenet_jax.report.spread import Spread, paired
-from train import console
+from train import console, flags
 from train.trials import SMALL, Line, Trial, change, complete, read
 
 Arms = Mapping[str, Mapping[str, Any]]
@@ -20,12 +20,17 @@ BASE = "row 8"
 
 
 def trial(
-    arms: Arms, arm: str, epochs: int, seed: int, data_path: str, tta: Sequence[str] = ()
+    arms: Arms,
+    arm: str,
+    epochs: int,
+    seed: int,
+    overrides: Sequence[str] = (),
+    tta: Sequence[str] = (),
 ) -> Trial:
-    """A run of an arm."""
+    """A run of an arm; `overrides` are arguments such as --config.data.path=PATH."""
     length = {"train.epochs": epochs, "eval.every_epochs": epochs}
-    changes = {**SMALL, **length, "seed": seed, "data.path": data_path, **arms[arm]}
-    return Trial(arm, change(cifar10.get_config(), changes), tuple(tta))
+    config = change(cifar10.get_config(), {**SMALL, **length, "seed": seed, **arms[arm]})
+    return Trial(arm, flags.apply(config, [*overrides])[0], tuple(tta))
 
 
 def table(lines: Sequence[Line]) -> list[str]:
@@ -62,18 +67,18 @@ def main(argv: list[str], program: str, purpose: str, arms: Arms, tta: Sequence[
       arms: By name; one of them is `BASE`, without changes.
       tta: Kinds of test-time augmentation that each run is tested with, besides none.
     """
-    parser = console.Parser(program, description=purpose)
-    parser.add_argument("--data-path", default="", help="CIFAR-10, if it is not TFDS's")
+    epilog = "Settings of all runs: --config.FIELD=VALUE, such as --config.data.path=PATH."
+    parser = console.Parser(program, description=purpose, epilog=epilog)
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines")
     parser.add_argument("--runs", type=Path, default=Path("runs/arms"), help="folder of the runs")
     parser.add_argument("--arms", nargs="+", choices=arms, default=[*arms], metavar="ARM")
     parser.add_argument("--epochs", nargs="+", type=int, default=[20])
     parser.add_argument("--seeds", nargs="+", type=int, default=[*range(5)])
     parser.add_argument("--table", action="store_true", help="train nothing")
-    arguments = parser.parse_args(argv)
+    arguments, overrides = parser.parse_known_args(argv)
     if not arguments.table:
         trials = [
-            trial(arms, arm, epochs, seed, arguments.data_path, tta)
+            trial(arms, arm, epochs, seed, overrides, tta)
             for epochs in arguments.epochs
             for seed in arguments.seeds
             for arm in arguments.arms

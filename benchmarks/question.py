@@ -1,6 +1,6 @@
 """Why does GoogLeNet beat pre-activation ResNet-164? Recipe, parameters, work and depth, apart.
 
-    python -m benchmarks.question --data-path cifar.tar.gz --out docs/question.jsonl --seeds 0 1 2
+    python -m benchmarks.question --out docs/question.jsonl --seeds 0 1 2 --config.data.path=PATH
 
 trains at the small scale of `train.trials`, with equal numbers of steps:
 

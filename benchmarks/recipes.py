@@ -1,6 +1,6 @@
 """What each ingredient of a recipe gains, at a scale that two CPU cores can measure.
 
-    python -m benchmarks.recipes --data-path cifar-10-binary.tar.gz --out docs/recipes.jsonl
+    python -m benchmarks.recipes --out docs/recipes.jsonl --config.data.path=cifar.tar.gz
 
 trains GoogLeNet at a quarter of its width on 10,000 of CIFAR-10's training images, averaged down to
 16x16 pixels, with row 8's recipe and with one ingredient added to it, and tests the last epoch on

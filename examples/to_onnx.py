@@ -17,7 +17,7 @@ from googlenet_jax.errors import UserError
 from googlenet_jax.storage import torch_weights
 from googlenet_jax.storage.loading import load_run
 from googlenet_jax.storage.workdir import read_config
-from train import console, export_torch
+from train import console
 
 
 def torch_network(config: ModelConfig, info: DatasetInfo, layout: str):
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     parser.add_checkpoint()
     parser.add_argument("--out", type=console.local_path, required=True, help="the .onnx file")
     arguments = parser.parse_args(argv)
-    export_torch.check_file(arguments.out)
+    console.check_file(arguments.out)
     try:
         import onnxscript  # noqa: F401 (torch.onnx needs it)
         import torch

@@ -258,7 +258,7 @@ class Model:
         """
         return _class_maps(self.state, self._check(images), self.info)
 
-    def _check(self, images: Images) -> Array:
+    def _check(self, images: Any) -> Array:
         """The images with pixels of 0 to 255; raises as `logits` does."""
         images = jnp.asarray(images)
         self._check_shape(images.shape)
@@ -275,7 +275,7 @@ class Model:
             raise UserError(f"images of type {images.dtype}: must be uint8 or a float type")
         return images
 
-    def _check_shape(self, shape: tuple[int, ...]) -> None:
+    def _check_shape(self, shape: tuple[Any, ...]) -> None:
         if shape[1:] != self.info.image_shape:
             sides = ", ".join(map(str, self.info.image_shape))
             raise UserError(f"images of shape {shape}: must be (batch, {sides})")

@@ -31,8 +31,8 @@ def test_the_table_pairs_runs_with_the_same_seed():
 
 @pytest.mark.parametrize("arm", recipes.ARMS)
 def test_an_arm_is_row_8_plus_one_ingredient(arm):
-    config = arms.trial(recipes.ARMS, arm, 20, 3, "archive").config
-    base = arms.trial(recipes.ARMS, "row 8", 20, 3, "archive").config
+    config = arms.trial(recipes.ARMS, arm, 20, 3).config
+    base = arms.trial(recipes.ARMS, "row 8", 20, 3).config
     changed = {name for name, _, value in config.options()} & {
         name
         for (name, _, value), (_, _, other) in zip(config.options(), base.options(), strict=True)
@@ -53,13 +53,13 @@ def test_an_arm_is_row_8_plus_one_ingredient(arm):
 )
 def test_networks_that_are_compared_have_the_same_size(arm, size, other):
     def measure(arm):
-        model = arms.trial(question.ARMS, arm, 20, 0, "").config.model
+        model = arms.trial(question.ARMS, arm, 20, 0).config.model
         return sum(getattr(row, size) for row in layer_table.layer_table(model, (16, 16, 3), 10))
 
     assert measure(arm) == pytest.approx(measure(other), rel=0.02)
 
 
 def test_each_network_has_either_recipe():
-    cells = [arms.trial(question.ARMS, arm, 20, 0, "").config for arm in [*question.ARMS][:8]]
+    cells = [arms.trial(question.ARMS, arm, 20, 0).config for arm in [*question.ARMS][:8]]
     combinations = {(c.model.name, c.optimizer.weight_decay, c.optimizer.schedule) for c in cells}
     assert len(combinations) == 8

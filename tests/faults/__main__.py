@@ -28,7 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--faults", type=int, default=200)
-    parser.add_argument("--reads", type=int, default=20, help="runs that are read meanwhile")
+    parser.add_argument(
+        "--reads", type=int, default=20, help="runs that are loaded while they save"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="parallel processes")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")

@@ -202,7 +202,8 @@ def read_meanwhile(workdir: Path) -> Callable[[], None]:
         console.mute_libraries()
         loads = os.open(workdir.parent / "loads", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         while not (workdir / "summary.json").exists():
-            if (workdir / "checkpoints").exists() and any((workdir / "checkpoints").glob("[0-9]*")):
+            # Orbax renames a whole checkpoint to its number.
+            if any(path.name.isdigit() for path in workdir.glob("checkpoints/*")):
                 load_run(workdir, "latest")
                 os.write(loads, b".")
 

@@ -58,9 +58,18 @@ SHORT = [
     *("--config.train.steps=2", "--config.train.batch_size=4", "--config.eval.batch_size=20"),
     "--config.data.unofficial=True",
 ]
+EXPERIMENTS = {
+    "train.reproduce": ["--rows=8", "--seeds=0"],
+    "benchmarks.reproduce_torch": ["--rows=8", "--seeds=0"],
+    "benchmarks.recipes": ["--arms=row 8", "--seeds=0"],
+}
+SMALLER = [
+    *("--config.data.max_train_examples=40", "--config.train.epochs=1"),
+    *("--config.train.batch_size=20", "--config.eval.batch_size=20"),
+]
 MAKES_WORKDIR = {"train.main", "train.import_torch", "train.contact_sheet"}
 NEEDS_GOOGLENET = {"train.import_torch", "train.export_torch", "examples.to_onnx"}
-NEEDS_TORCH = {"benchmarks.compare", "benchmarks.gpu", "parity"}
+NEEDS_TORCH = {"benchmarks.compare", "benchmarks.gpu", "benchmarks.reproduce_torch", "parity"}
 
 
 def blocks(language):
@@ -343,6 +352,8 @@ def made_small(name, arguments):
         return ["--config.data.unofficial=True"]
     if name == "tests.fuzz":
         return ["--inputs=1", "--target=overrides"]
+    if name in EXPERIMENTS:
+        return [*EXPERIMENTS[name], *SMALLER]
     if name != "train.main" or "--help" in arguments:
         return []
     config, _ = flags.parse(arguments)
