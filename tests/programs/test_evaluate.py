@@ -197,7 +197,7 @@ def test_a_model_is_described_in_one_line(model):
     "shape", [(8, 8, 1), (2, 8, 8), (2, 8, 8, 3), (2, 32, 32, 1), (2, 1, 8, 8)]
 )
 def test_wrong_shape_is_refused(model, shape):
-    with pytest.raises(UserError, match=r"images of shape .*must be \(batch, \*\(8, 8, 1\)\)"):
+    with pytest.raises(UserError, match=r"images of shape .*must be \(batch, 8, 8, 1\)"):
         UNCHECKED_LOGITS(model, np.zeros(shape, np.uint8))
 
 
