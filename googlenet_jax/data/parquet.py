@@ -51,6 +51,9 @@ def read(form: Format, files: dict[Split, list[Path]]) -> dict[Split, Arrays]:
         pixels, labels, first = [], [], 0
         for path in paths:
             for images, classes in _batches(path, names, where, (int,)):
+                known = range(form.info.num_classes)
+                if wrong := [label for label in classes if label not in known]:
+                    raise DataError(f"{where} have label {wrong[0]}; expected 0 to {known[-1]}")
                 pixels.append(decoding.decode(images, form.info.image_shape, where, first))
                 labels.append(np.array(classes, np.int32))
                 first += len(images)

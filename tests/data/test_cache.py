@@ -1,5 +1,6 @@
 """CIFAR from TFDS and from parquet files, other TFDS sets, and the cache of decoded images."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -217,6 +218,16 @@ def test_parquet_with_bad_rows(archive, tmp_path, image, says):
 def test_parquet_with_other_columns(archive, tmp_path):
     folder = write_parquet(tmp_path / "hub", load_set(archive).splits, label="class")
     assert "train files cannot be read" in refusal(folder)
+
+
+@pytest.mark.parametrize("label", [10, -1, 2**37])
+def test_parquet_with_a_label_of_no_class(archive, tmp_path, label):
+    splits = dict(load_set(archive).splits)
+    train = splits[Split.TRAIN]
+    wrong = np.append(np.asarray(train.labels[:-1], np.int64), label)
+    splits[Split.TRAIN] = dataclasses.replace(train, labels=wrong)
+    folder = write_parquet(tmp_path / "hub", splits)
+    assert f"train files have label {label}; expected 0 to 9" in refusal(folder)
 
 
 def test_truncated_parquet(parquet):
