@@ -37,7 +37,8 @@ FAULTS = {
     "an export is damaged": 2,
 }
 
-KINDS = {"kill": KILLS, "fault": FAULTS, "read": {"a run is read while it saves": 1}}
+READ = "a run is read while it saves"
+KINDS = {"kill": KILLS, "fault": FAULTS, "read": {READ: 1}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +130,8 @@ def run_case(kind: str, rng: random.Random, base: Base, folder: Path) -> str:
         return "refused, untouched" if lives.contents(workdir) == before else "refused, touched"
     if ended.status:
         return f"exit {ended.status}: {ended.errors[:300]}"
+    if kind == READ and not (folder / "loads").stat().st_size:
+        return "was not loaded"
     found = lives.result(workdir, are_all_whole=not damage)
     return "equal" if found == base.result else f"another result: {found[:200]}"
 
@@ -147,7 +150,7 @@ def _disturbed(kind: str, rng: random.Random, base: Base, workdir: Path, again: 
         return [live(*again, _kill_at(rng, base, workdir))]
     if kind == "a run is killed three times":
         return [live(*again, _kill_at(rng, base, workdir)) for _ in range(3)]
-    if kind == "a run is read while it saves":
+    if kind == READ:
         return [live(*again, lives.read_meanwhile(workdir))]
     if kind.startswith("SIG"):
         names = kind.replace(" twice", "").split(", ")

@@ -189,7 +189,7 @@ def refuse_at(number: int, folder: Path, error: int) -> Callable[[], None]:
 
 
 def read_meanwhile(workdir: Path) -> Callable[[], None]:
-    """Loads the run's newest checkpoint in another process, again and again until it is finished.
+    """Loads the run's newest checkpoint in another process, again and again until the run ends.
 
     An error goes to the program's stderr. Each load adds a byte to the file `loads` beside the
     working directory.
@@ -200,6 +200,7 @@ def read_meanwhile(workdir: Path) -> Callable[[], None]:
         from train import console
 
         console.mute_libraries()
+        sys.unraisablehook = console.take_lost  # as in the programs
         loads = os.open(workdir.parent / "loads", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         while not (workdir / "summary.json").exists():
             # Orbax renames a whole checkpoint to its number.
