@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import cifar10
-from googlenet_jax.report.spread import Spread, paired
+from googlenet_jax.report.spread import Spread, paired, show
 from train import console, flags
 from train.trials import SMALL, Line, Trial, change, complete, read
 
@@ -49,7 +49,7 @@ def table(lines: Sequence[Line]) -> list[str]:
         difference = interval = ""
         if gain and gain.interval:
             difference = f"{gain.mean:+.2f}"
-            interval = f"{gain.interval[0]:+.2f} to {gain.interval[1]:+.2f}"
+            interval = show(gain.interval, "+.2f")
         mean = Spread.of([*accuracies.values()]).mean
         rows.append(
             f"| {epochs} | {arm} | {len(accuracies)} | {mean:.2f} | {difference} | {interval} |"

@@ -9,7 +9,6 @@ both sides.
 """
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -24,10 +23,10 @@ from benchmarks.torch_networks import GoogLeNet, ZooGoogLeNet
 from googlenet_jax import data
 from googlenet_jax.config import Config, OptimizerConfig
 from googlenet_jax.data import Dataset, Split
-from googlenet_jax.report.spread import Spread, unpaired
+from googlenet_jax.report.spread import Spread, show, unpaired
 from train import console
 from train.reproduce import RESULTS, accuracies, plan
-from train.trials import Line, read
+from train.trials import Line, append, read
 
 ROWS = (3, 5, 7, 8, 10)
 
@@ -129,8 +128,7 @@ def table(lines: Sequence[Line]) -> str:
         if not all(pair):
             continue
         ours, theirs = map(Spread.of, pair)
-        interval = unpaired(ours, theirs)
-        shown = f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else ""
+        shown = show(unpaired(ours, theirs), "+.2f")
         found.append(
             f"| {row} | {ours.mean:.2f} | {ours.n} | {theirs.mean:.2f} | {theirs.n} | "
             f"{ours.mean - theirs.mean:+.2f} | {shown} |"
@@ -155,9 +153,7 @@ def main(argv: list[str]) -> None:
         print(trial.name, flush=True)
         line = trial.identity | train(int(ours.arm.split()[1]), trial.config, dataset)
         line |= {"data": dataset.provenance["sha256"], "versions": {"torch": torch.__version__}}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append(path, line)
     print(table(read(path)))
 
 

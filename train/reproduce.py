@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from googlenet_jax import fileio
 from googlenet_jax.errors import UserError
 from googlenet_jax.report import published
-from googlenet_jax.report.spread import Spread
+from googlenet_jax.report.spread import Spread, show
 from train import allocator, console, flags
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ def main(argv: list[str]) -> None:
     arguments, overrides = parser.parse_known_args(argv)
     trials = plan(arguments, overrides)
 
-    # Imported here so that a mistake on the command line is reported before JAX is loaded.
     from train.trials import complete, read
 
     results = arguments.out / RESULTS
@@ -69,13 +68,14 @@ def plan(arguments: argparse.Namespace, overrides: list[str]) -> "list[Trial]":
     Raises:
       UserError: A row or a setting is not allowed.
     """
-    from train.trials import SMALL, Trial, change
-
     rows = [*ORDER] if arguments.rows == ["all"] else arguments.rows
     known = {str(row): row for row in ORDER}
     for row in rows:
         if str(row) not in known:
             raise UserError(f"--rows: {row}: must be 1 to 10, or all")
+    # Loads JAX: a mistake on the command line has been reported before.
+    from train.trials import SMALL, Trial, change
+
     found = []
     for seed in arguments.seeds:
         for row in (row for row in ORDER if str(row) in map(str, rows)):
@@ -114,9 +114,8 @@ def table(lines: "Sequence[Line]") -> str:
         cells.append(str(len(values)))
         if values:
             spread = Spread.of([*values.values()])
-            low, high = spread.interval or (None, None)
             cells += [f"{spread.mean:.2f}", "" if spread.std is None else f"{spread.std:.2f}"]
-            cells.append("" if low is None else f"{low:.2f} to {high:.2f}")
+            cells.append(show(spread.interval))
         else:
             cells += ["", "", ""]
         each = [f"{seed}: {values[seed]:.2f}" for seed in sorted(values)]

@@ -114,6 +114,20 @@ def read(path: Path) -> list[Line]:
     return lines
 
 
+def append(path: Path, line: Line) -> None:
+    """Adds the line of a finished trial.
+
+    Raises:
+      UserError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error}") from error
+
+
 def complete(trials: Sequence[Trial], path: Path, folder: Path) -> None:
     """Trains the trials that have no line yet, in their order.
 
@@ -139,12 +153,7 @@ def complete(trials: Sequence[Trial], path: Path, folder: Path) -> None:
         )
         console.say(f"== {trial.name}")
         line = run(trial, folder / re.sub(r"[^\w.]+", "-", trial.name))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error}") from error
+        append(path, line)
         lines = read(path)  # another process may have added some
         missing = [each for each in missing if not each.is_in(lines)]
     console.say(f"all {len(trials)} trials are done")
@@ -176,10 +185,13 @@ class _Pace:
     Attributes:
       seconds_per_mac: Time of a multiply-accumulate of the forward pass, all else included.
       num_examples: Training images.
+      macs: Of each network that was asked for, for one image: tracing one takes seconds, and many
+        trials share one.
     """
 
     seconds_per_mac: float
     num_examples: int
+    macs: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def measure(cls, config: Config) -> Self:
@@ -200,8 +212,10 @@ class _Pace:
     def macs_per_step(self, config: Config) -> int:
         """Multiply-accumulates of a step's forward pass."""
         info = data.describe(config.data)
-        rows = layer_table.layer_table(config.model, info.image_shape, info.num_classes)
-        return sum(row.macs for row in rows) * config.train.batch_size
+        network = config.model, info.image_shape, info.num_classes
+        if repr(network) not in self.macs:
+            self.macs[repr(network)] = sum(row.macs for row in layer_table.layer_table(*network))
+        return self.macs[repr(network)] * config.train.batch_size
 
     def seconds(self, config: Config) -> float:
         """What a whole run takes, evaluation apart, as if all networks multiplied equally fast."""

@@ -21,7 +21,7 @@ from googlenet_jax.report.runs import (
     read_groups,
     shared,
 )
-from googlenet_jax.report.spread import Spread, binomial_error, paired
+from googlenet_jax.report.spread import Spread, binomial_error, paired, show
 from googlenet_jax.report.style import THEMES
 from googlenet_jax.storage.summary import selection_split
 from googlenet_jax.version import __version__
@@ -241,8 +241,8 @@ def interval(value: Spread) -> str:
     """The mean's 95 % interval in percent; nothing for a single seed."""
     if value.interval is None:
         return ""
-    low, high = (100 * end for end in value.interval)
-    return f"{low:.2f} to {high:.2f}".replace(" ", "\N{NO-BREAK SPACE}")
+    low, high = value.interval
+    return show((100 * low, 100 * high)).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def counted(number: int, noun: str) -> str:

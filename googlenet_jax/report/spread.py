@@ -68,6 +68,11 @@ def unpaired(first: Spread, second: Spread) -> tuple[float, float] | None:
     return difference - half, difference + half
 
 
+def show(interval: tuple[float, float] | None, form: str = ".2f") -> str:
+    """An interval as text; "" if there is none."""
+    return f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else ""
+
+
 def binomial_error(accuracy: float, examples: int) -> float:
     """The standard error of an accuracy that is due to the choice of the test images.
 
