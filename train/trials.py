@@ -99,16 +99,21 @@ def read(path: Path) -> list[Line]:
     """The lines of finished trials.
 
     Raises:
-      DataError: A line is not JSON, or no trial's.
+      DataError: The file cannot be read, or a line is no trial's.
     """
     if not path.exists():
         return []
+    try:
+        texts = path.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
     lines = []
-    for number, text in enumerate(path.read_text().splitlines(), 1):
+    for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
-            _ = line["arm"], line["seed"], line["settings"]
-        except (ValueError, TypeError, KeyError) as error:
+            _ = line["arm"], line["seed"], dict(line["settings"])
+            _ = "diverged" in line or float(line["test_accuracy"]["none"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(f"{path}: line {number} is not a trial's") from error
         lines.append(line)
     return lines

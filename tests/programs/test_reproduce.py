@@ -77,9 +77,20 @@ def test_test_time_augmentation_is_measured_too(tmp_path):
 
 def test_a_damaged_line_is_named(tmp_path):
     path = tmp_path / "trials.jsonl"
-    path.write_text(json.dumps(tiny("plain").identity) + "\n[]\n")
-    with pytest.raises(DataError, match=r"trials.jsonl: line 2 is not a trial's"):
-        trials.read(path)
+    whole = tiny("plain").identity | {"test_accuracy": {"none": 0.5}}
+    for damaged in ({}, [], whole | {"test_accuracy": {}}, whole | {"settings": 3}):
+        path.write_text(json.dumps(whole) + "\n" + json.dumps(damaged) + "\n")
+        with pytest.raises(DataError, match=r"trials.jsonl: line 2 is not a trial's"):
+            trials.read(path)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: path.mkdir(), lambda path: path.write_bytes(b"\xff")]
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, make):
+    make(tmp_path / "trials [1].jsonl")
+    with pytest.raises(DataError, match=r"trials \[1\].jsonl: cannot be read: "):
+        trials.read(tmp_path / "trials [1].jsonl")
 
 
 def planned(*rows, seeds=(0,), scale="small", overrides=()):
