@@ -38,10 +38,9 @@ def table(lines: Sequence[Line]) -> list[str]:
     found: dict[tuple[int, str], dict[int, float]] = {}
     for line in lines:
         for tta, accuracy in line.get("test_accuracy", {}).items():
-            if tta == "none" or line["arm"] == BASE:
-                arm = line["arm"] if tta == "none" else f"{BASE}, tested with {tta}"
-                key = line["settings"]["train.epochs"], arm
-                found.setdefault(key, {})[line["seed"]] = 100 * accuracy
+            arm = line["arm"] if tta == "none" else f"{line['arm']}, tested with {tta}"
+            key = line["settings"]["train.epochs"], arm
+            found.setdefault(key, {})[line["seed"]] = 100 * accuracy
     rows = ["| epochs | arm | seeds | mean accuracy | difference to row 8 | 95 % interval |"]
     rows.append("|---:|---|---:|---:|---:|---:|")
     for (epochs, arm), accuracies in sorted(found.items()):
@@ -57,7 +56,13 @@ def table(lines: Sequence[Line]) -> list[str]:
     return rows
 
 
-def main(argv: list[str], program: str, purpose: str, arms: Arms, tta: Sequence[str] = ()) -> None:
+def main(
+    argv: list[str],
+    program: str,
+    purpose: str,
+    arms: Arms,
+    tta: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Trains what is missing, then prints the table.
 
     Args:
@@ -65,7 +70,7 @@ def main(argv: list[str], program: str, purpose: str, arms: Arms, tta: Sequence[
       program: Name of the module.
       purpose: For --help.
       arms: By name; one of them is `BASE`, without changes.
-      tta: Kinds of test-time augmentation that each run is tested with, besides none.
+      tta: Kinds of test-time augmentation that an arm's runs are tested with, besides none.
     """
     epilog = "Settings of all runs: --config.FIELD=VALUE, such as --config.data.path=PATH."
     parser = console.Parser(program, description=purpose, epilog=epilog)
@@ -78,7 +83,7 @@ def main(argv: list[str], program: str, purpose: str, arms: Arms, tta: Sequence[
     arguments, overrides = parser.parse_known_args(argv)
     if not arguments.table:
         trials = [
-            trial(arms, arm, epochs, seed, overrides, tta)
+            trial(arms, arm, epochs, seed, overrides, (tta or {}).get(arm, ()))
             for epochs in arguments.epochs
             for seed in arguments.seeds
             for arm in arguments.arms
