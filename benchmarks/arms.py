@@ -1,8 +1,8 @@
 """Arms of an experiment at the small scale: row 8, and row 8 with some settings changed.
 
 `benchmarks.recipes` and `benchmarks.question` are such experiments. Each finished run is one line
-of JSON (`train.trials`), and the same command skips it. Two commands may share the file of lines
-if they have different seeds.
+of JSON (`train.trials`), and the same command skips it. Experiments may share the file of lines,
+so that row 8 is trained once, and two commands may do so at once if they have different seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,10 @@ def trial(
 
 
 def table(lines: Sequence[Line]) -> list[str]:
-    """A line for each arm and length: its mean, and the mean difference to row 8, seed by seed."""
+    """A line for each arm and length: its mean, and the mean difference to row 8, seed by seed.
+
+    The difference is to row 8 of as many epochs, or of 20 where there is none.
+    """
     found: dict[tuple[int, str], dict[int, float]] = {}
     for line in lines:
         for tta, accuracy in line.get("test_accuracy", {}).items():
@@ -44,7 +47,8 @@ def table(lines: Sequence[Line]) -> list[str]:
     rows = ["| epochs | arm | seeds | mean accuracy | difference to row 8 | 95 % interval |"]
     rows.append("|---:|---|---:|---:|---:|---:|")
     for (epochs, arm), accuracies in sorted(found.items()):
-        gain = paired(accuracies, found.get((epochs, BASE), {})) if arm != BASE else None
+        base = found.get((epochs, BASE)) or found.get((SMALL["train.epochs"], BASE)) or {}
+        gain = paired(accuracies, base) if arm != BASE else None
         difference = interval = ""
         if gain and gain.interval:
             difference = f"{gain.mean:+.2f}"
@@ -89,5 +93,5 @@ def main(
             for arm in arguments.arms
         ]
         complete(trials, arguments.out, arguments.runs)
-    for line in table(read(arguments.out)):
+    for line in table([line for line in read(arguments.out) if line["arm"] in arms]):
         console.say(line)
