@@ -7,9 +7,28 @@ trains GoogLeNet at a quarter of its width on 10,000 of CIFAR-10's training imag
 all 10,000 test images.
 """
 
+from typing import Any
+
 from benchmarks import arms
-from googlenet_jax.config import TTA
+from configs import cifar10, cifar10_fast, cifar10_modern
+from googlenet_jax.config import TTA, Config
 from train import allocator, console
+from train.trials import SMALL
+
+
+def recipe(config: Config) -> dict[str, Any]:
+    """What a config changes of row 8, apart from its length and its type, at the small scale."""
+    changes = {
+        name: value
+        for (name, _, value), (_, _, of_row_8) in zip(
+            config.options(), cifar10.get_config().options(), strict=True
+        )
+        if value != of_row_8 and name not in {"model.dtype", *SMALL}
+    }
+    if "data.cutout" in changes:  # a square of as large a part of the image
+        changes["data.cutout"] //= SMALL["data.downscale"]
+    return changes
+
 
 ARMS: arms.Arms = {
     arms.BASE: {},
@@ -25,11 +44,16 @@ ARMS: arms.Arms = {
         "optimizer.schedule_per": "step",
         "optimizer.warmup_epochs": 4.0,
     },
-    "one cycle": {"optimizer.schedule": "one_cycle", "optimizer.schedule_per": "step"},
+    "one cycle": {"optimizer.schedule": "one_cycle"},
     "rate x 8 for BatchNorm's biases": {"optimizer.norm_bias_factor": 8.0},
     "label smoothing 0.1": {"train.label_smoothing": 0.1},
+    "initial weights by fan-in": {"model.init": "fan_in"},
+    "no dropout": {"model.dropout_rate": 0.0},
+    "batch 64": {"train.batch_size": 64},
+    "cifar10_fast": recipe(cifar10_fast.get_config()),
+    "cifar10_modern": recipe(cifar10_modern.get_config()),
 }
-TTA_OF = {arms.BASE: TTA[1:]}
+TTA_OF = {arms.BASE: TTA[1:], "cifar10_modern": TTA[1:]}
 
 
 def main(argv: list[str]) -> None:

@@ -5,11 +5,12 @@ import math
 import pytest
 
 from benchmarks import arms, question, recipes
+from configs import cifar10_modern
 from googlenet_jax.models import layer_table
 
 
-def line(arm, seed, none, mirror=0.0, epochs=20):
-    accuracy = {"none": none, "mirror": mirror, "shifts": mirror}
+def line(arm, seed, none, mirror=None, epochs=20):
+    accuracy = {"none": none} | ({"mirror": mirror} if mirror else {})
     settings = {"train.epochs": epochs}
     return {"arm": arm, "seed": seed, "settings": settings, "test_accuracy": accuracy}
 
@@ -63,3 +64,20 @@ def test_each_network_has_either_recipe():
     cells = [arms.trial(question.ARMS, arm, 20, 0).config for arm in [*question.ARMS][:8]]
     combinations = {(c.model.name, c.optimizer.weight_decay, c.optimizer.schedule) for c in cells}
     assert len(combinations) == 8
+
+
+def test_a_config_s_arm_is_its_recipe_at_the_small_scale():
+    config = cifar10_modern.get_config()
+    config.data.cutout = 8
+    assert recipes.recipe(config) == recipes.ARMS["cifar10_modern"] | {"data.cutout": 4}
+    assert recipes.ARMS["cifar10_fast"].keys() < recipes.ARMS["cifar10_modern"].keys()
+    assert "model.width_multiplier" not in recipes.ARMS["cifar10_modern"]
+
+
+def test_an_arm_of_another_length_is_compared_with_row_8_s_20_epochs():
+    lines = [line("row 8", 0, 0.5), line("row 8", 1, 0.5), line("fast", 0, 0.6, epochs=10)]
+    lines.append(line("fast", 1, 0.6, epochs=10))
+    rows = arms.table(lines)
+    assert next(row for row in rows if "fast |" in row).startswith(
+        "| 10 | fast | 2 | 60.00 | +10.00 |"
+    )

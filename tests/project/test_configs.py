@@ -30,6 +30,9 @@ PARAMETERS = {
     "cifar10_row10": 6_166_250,
     # By hand, from those: a class has 1,025 parameters in each classifier, the reduction 4,160.
     "cifar100": 5_986_394 + 90 * 1_025,
+    "cifar10_fast": 5_986_394,
+    "cifar10_modern": 5_986_394,
+    "cifar100_modern": 5_986_394 + 90 * 1_025,
     "paper": 10_329_870 + 4_160,
     # Torchvision documents 6,624,904 for 1,000 classes.
     "finetune": 6_624_904 - 990 * 1_025,
