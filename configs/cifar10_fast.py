@@ -4,7 +4,7 @@
 
 The recipe differs from the article's by initial weights scaled over the fan-in, a one-cycle
 schedule (Smith and Topin, "Super-Convergence", 2018), Nesterov's momentum, no weight decay on
-biases and BatchNorm, and bfloat16.
+biases and BatchNorm, no dropout, and bfloat16.
 """
 
 from googlenet_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
@@ -13,7 +13,7 @@ from googlenet_jax.config import Config, ModelConfig, OptimizerConfig, TrainConf
 def get_config() -> Config:
     """Row 8 with another recipe."""
     return Config(
-        model=ModelConfig(init="fan_in", dtype="bfloat16"),
+        model=ModelConfig(init="fan_in", dropout_rate=0.0, dtype="bfloat16"),
         optimizer=OptimizerConfig(nesterov=True, decay_kernels_only=True, schedule="one_cycle"),
         train=TrainConfig(epochs=20),
     )
