@@ -71,10 +71,7 @@ class Rival:
         self.peak_memory = 0.0
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        for name, value in allocator.ENVIRONMENT.items():
-            os.environ.pop(name, None)
-            if contender.tuned:
-                os.environ[name] = value
+        os.environ["GLIBC_TUNABLES"] = allocator.TUNABLES if contender.tuned else ""
         self._process = context.Process(target=_serve, args=(theirs, contender))
         self._process.start()
         theirs.close()

@@ -12,6 +12,7 @@ from googlenet_jax.config import Config
 from googlenet_jax.data import Arrays, epoch_order, preprocess
 from googlenet_jax.data.cifar import CIFAR10
 from googlenet_jax.training import state, step
+from train import allocator
 
 INFO = CIFAR10.info
 TakeSteps = Callable[[int], None]
@@ -20,6 +21,7 @@ TakeSteps = Callable[[int], None]
 
 def _initialize(dtype: str) -> tuple[Config, state.TrainState]:
     """The 95.16 % network's config and its state at step 0."""
+    allocator.keep_memory()
     config = Config()
     config.model.dtype = dtype
     return config, state.initialize(jax.random.key(0), config, INFO)

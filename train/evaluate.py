@@ -69,6 +69,7 @@ def evaluate(
     from googlenet_jax.storage.workdir import read_config
     from googlenet_jax.training import feeds
 
+    allocator.keep_memory()
     config = read_config(workdir)
     model = load_model(workdir, checkpoint)
     dataset = load_data(config, data_path)

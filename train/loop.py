@@ -29,7 +29,7 @@ from googlenet_jax.storage.workdir import (
 from googlenet_jax.training import feeds, health, memory, state
 from googlenet_jax.training.metrics import Evaluation, Metrics
 from googlenet_jax.training.state import Keys, TrainState
-from train import console, messages
+from train import allocator, console, messages
 from train.epoch import Run, saved_if_data_fail, train_epoch
 from train.resume import restore, start
 from train.stop import StopRequest
@@ -58,6 +58,7 @@ def train_and_evaluate(
     start_up = messages.StartUp(started)
     start_up.lap("import")
     config.validate()
+    allocator.keep_memory()
     if config.train.compilation_cache:
         keep_programs()
     mesh = parallel.create_mesh()

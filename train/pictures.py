@@ -13,7 +13,7 @@ from tqdm import tqdm
 from googlenet_jax import fileio
 from googlenet_jax.errors import DataError, UserError
 from googlenet_jax.storage import pretrained
-from train import console
+from train import allocator, console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +66,7 @@ def load(arguments: argparse.Namespace) -> "Model":
     from googlenet_jax.config import TrainConfig
     from googlenet_jax.storage.loading import load_export, load_run
 
+    allocator.keep_memory()
     if arguments.workdir:
         model = load_run(arguments.workdir, arguments.checkpoint or "best")
     else:

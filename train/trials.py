@@ -25,7 +25,7 @@ from googlenet_jax.storage.summary import environment
 from googlenet_jax.training import feeds, state
 from googlenet_jax.training.plan import Plan
 from googlenet_jax.training.state import Keys
-from train import console
+from train import allocator, console
 from train.evaluate import evaluate
 from train.loop import keep_programs, train_and_evaluate
 
@@ -145,6 +145,7 @@ def complete(trials: Sequence[Trial], path: Path, folder: Path) -> None:
       UserError: A config, the data or a file cannot be used.
       SystemExit: A signal came, and the run was saved.
     """
+    allocator.keep_memory()
     keep_programs()
     missing = [trial for trial in trials if not trial.is_in(read(path))]
     if missing:

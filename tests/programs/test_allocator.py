@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from train import allocator
 
-NAME = "JAX_CPU_ENABLE_ASYNC_DISPATCH"
 PROGRAM = """
 import os, sys
 from train import allocator
@@ -21,7 +21,7 @@ print(os.getpid(), repr(before), sys.argv[1:])
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
 @pytest.mark.parametrize(
     ("given", "found"),
-    [(None, allocator.ENVIRONMENT["GLIBC_TUNABLES"]), ("", ""), ("glibc.malloc.check=1",) * 2],
+    [(None, allocator.TUNABLES), ("", ""), ("glibc.malloc.check=1",) * 2],
 )
 def test_restart(given, found):
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
@@ -40,13 +40,23 @@ def test_restart(given, found):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
-@pytest.mark.parametrize(("given", "found"), [({}, "0"), ({NAME: "1"}, "1")])
-def test_variables_set_by_the_user_are_kept(given, found):
-    inherited = {k: v for k, v in os.environ.items() if k not in ("GLIBC_TUNABLES", NAME)}
-    program = "import os; from train import allocator; allocator.restart_tuned()"
-    output = subprocess.check_output(
-        [sys.executable, "-c", f"{program}; print(os.environ['{NAME}'])"],
-        env=inherited | given,
-        text=True,
-    )
-    assert output == f"{found}\n"
+def test_a_call_runs_on_the_thread_that_makes_it():
+    """So it has ended when the call returns; another thread would be at work still."""
+    program = """
+from train import allocator
+allocator.restart_tuned()
+import jax, jax.numpy as jnp
+allocator.keep_memory()
+x = jnp.eye(512)
+run = jax.jit(lambda x: jax.lax.fori_loop(0, 100, lambda i, y: y @ x, x)).lower(x).compile()
+print(run(x).is_ready())
+"""
+    inherited = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    output = subprocess.check_output([sys.executable, "-c", program], env=inherited, text=True)
+    assert output == "True\n"
+
+
+def test_jax_is_left_as_it_is_without_the_tuning(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    monkeypatch.setattr(jax.config, "update", lambda *_: pytest.fail("was changed"))
+    allocator.keep_memory()
