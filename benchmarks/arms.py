@@ -36,7 +36,7 @@ def trial(
 def table(lines: Sequence[Line]) -> list[str]:
     """A line for each arm and length: its mean, and the mean difference to row 8, seed by seed.
 
-    The difference is to row 8 of as many epochs, or of 20 where there is none.
+    The difference is to row 8 of as many epochs, but of 20 for a shorter run.
     """
     found: dict[tuple[int, str], dict[int, float]] = {}
     for line in lines:
@@ -47,7 +47,7 @@ def table(lines: Sequence[Line]) -> list[str]:
     rows = ["| epochs | arm | seeds | mean accuracy | difference to row 8 | 95 % interval |"]
     rows.append("|---:|---|---:|---:|---:|---:|")
     for (epochs, arm), accuracies in sorted(found.items()):
-        base = found.get((epochs, BASE)) or found.get((SMALL["train.epochs"], BASE)) or {}
+        base = found.get((max(epochs, SMALL["train.epochs"]), BASE), {})
         gain = paired(accuracies, base) if arm != BASE else None
         difference = interval = ""
         if gain and gain.interval:
@@ -65,7 +65,7 @@ def main(
     program: str,
     purpose: str,
     arms: Arms,
-    tta: Mapping[str, Sequence[str]] | None = None,
+    tta: Mapping[str, Sequence[str]],
 ) -> None:
     """Trains what is missing, then prints the table.
 
@@ -87,7 +87,7 @@ def main(
     arguments, overrides = parser.parse_known_args(argv)
     if not arguments.table:
         trials = [
-            trial(arms, arm, epochs, seed, overrides, (tta or {}).get(arm, ()))
+            trial(arms, arm, epochs, seed, overrides, tta.get(arm, ()))
             for epochs in arguments.epochs
             for seed in arguments.seeds
             for arm in arguments.arms

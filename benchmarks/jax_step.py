@@ -14,6 +14,7 @@ from googlenet_jax.data.cifar import CIFAR10
 from googlenet_jax.training import state, step
 from train import allocator
 
+allocator.keep_memory()  # does nothing in a process that is not tuned
 INFO = CIFAR10.info
 TakeSteps = Callable[[int], None]
 """Takes a number of steps and waits until they are done."""
@@ -21,7 +22,6 @@ TakeSteps = Callable[[int], None]
 
 def _initialize(dtype: str) -> tuple[Config, state.TrainState]:
     """The 95.16 % network's config and its state at step 0."""
-    allocator.keep_memory()
     config = Config()
     config.model.dtype = dtype
     return config, state.initialize(jax.random.key(0), config, INFO)

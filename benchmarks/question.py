@@ -46,7 +46,7 @@ ARMS: arms.Arms = {
 
 def main(argv: list[str]) -> None:
     """Trains what is missing, then prints the table."""
-    arms.main(argv, "benchmarks.question", __doc__.splitlines()[0], ARMS)
+    arms.main(argv, "benchmarks.question", __doc__.splitlines()[0], ARMS, {})
 
 
 if __name__ == "__main__":

@@ -10,21 +10,17 @@ all 10,000 test images.
 from typing import Any
 
 from benchmarks import arms
-from configs import cifar10, cifar10_fast, cifar10_modern
+from configs import cifar10_fast, cifar10_modern
 from googlenet_jax.config import TTA, Config
 from train import allocator, console
-from train.trials import SMALL
+from train.trials import SMALL, Trial
 
 
 def recipe(config: Config) -> dict[str, Any]:
     """What a config changes of row 8, apart from its length and its type, at the small scale."""
-    changes = {
-        name: value
-        for (name, _, value), (_, _, of_row_8) in zip(
-            config.options(), cifar10.get_config().options(), strict=True
-        )
-        if value != of_row_8 and name not in {"model.dtype", *SMALL}
-    }
+    settings = Trial("", config).identity["settings"]  # what differs from the defaults: from row 8
+    other = {"model.dtype", *SMALL}
+    changes = {name: value for name, value in settings.items() if name not in other}
     if "data.cutout" in changes:  # a square of as large a part of the image
         changes["data.cutout"] //= SMALL["data.downscale"]
     return changes

@@ -4,7 +4,8 @@
 
 The recipe differs from the article's by initial weights scaled over the fan-in, a one-cycle
 schedule (Smith and Topin, "Super-Convergence", 2018), Nesterov's momentum, no weight decay on
-biases and BatchNorm, no dropout, and bfloat16.
+biases and BatchNorm, no dropout, and bfloat16. Not run at full width yet;
+docs/recipes.md has runs at a small scale.
 """
 
 from googlenet_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
