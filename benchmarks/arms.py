@@ -5,11 +5,16 @@ of JSON (`train.trials`), and the same command skips it. Experiments may share t
 so that row 8 is trained once, and two commands may do so at once if they have different seeds.
 """
 
+import dataclasses
+import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs import cifar10
+from googlenet_jax import fileio
+from googlenet_jax.errors import UserError
 from googlenet_jax.report.spread import Spread, paired, show
 from train import console, flags
 from train.trials import SMALL, Line, Trial, change, complete, read
@@ -33,10 +38,11 @@ def trial(
     return Trial(arm, flags.apply(config, [*overrides])[0], tuple(tta))
 
 
-def table(lines: Sequence[Line]) -> list[str]:
-    """A line for each arm and length: its mean, and the mean difference to row 8, seed by seed.
+def accuracies(lines: Sequence[Line]) -> dict[tuple[int, str], dict[int, float]]:
+    """Test accuracies in percent by seed, for each length in epochs and arm.
 
-    The difference is to row 8 of as many epochs, but of 20 for a shorter run.
+    An arm that was tested with test-time augmentation counts as another one. A run that diverged
+    is left out.
     """
     found: dict[tuple[int, str], dict[int, float]] = {}
     for line in lines:
@@ -44,20 +50,85 @@ def table(lines: Sequence[Line]) -> list[str]:
             arm = line["arm"] if tta == "none" else f"{line['arm']}, tested with {tta}"
             key = line["settings"]["train.epochs"], arm
             found.setdefault(key, {})[line["seed"]] = 100 * accuracy
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was measured of an arm.
+
+    Attributes:
+      epochs: Its length.
+      arm: Its name.
+      accuracy: In percent, over its seeds.
+      gain: The difference to row 8, seed by seed; None for row 8, and if no seed is shared.
+    """
+
+    epochs: int
+    arm: str
+    accuracy: Spread
+    gain: Spread | None
+
+
+def results(lines: Sequence[Line]) -> list[Result]:
+    """Each arm at each length.
+
+    The difference is to row 8 of as many epochs, but of 20 for a shorter run.
+    """
+    found = accuracies(lines)
+    compared = []
+    for (epochs, arm), by_seed in sorted(found.items()):
+        base = found.get((max(epochs, SMALL["train.epochs"]), BASE), {})
+        gain = paired(by_seed, base) if arm != BASE else None
+        compared.append(Result(epochs, arm, Spread.of([*by_seed.values()]), gain))
+    return compared
+
+
+def table(lines: Sequence[Line]) -> list[str]:
+    """A line of Markdown for each arm and length."""
     rows = ["| epochs | arm | seeds | mean accuracy | difference to row 8 | 95 % interval |"]
     rows.append("|---:|---|---:|---:|---:|---:|")
-    for (epochs, arm), accuracies in sorted(found.items()):
-        base = found.get((max(epochs, SMALL["train.epochs"]), BASE), {})
-        gain = paired(accuracies, base) if arm != BASE else None
-        difference = interval = ""
-        if gain and gain.interval:
-            difference = f"{gain.mean:+.2f}"
-            interval = show(gain.interval, "+.2f")
-        mean = Spread.of([*accuracies.values()]).mean
-        rows.append(
-            f"| {epochs} | {arm} | {len(accuracies)} | {mean:.2f} | {difference} | {interval} |"
-        )
+    for each in results(lines):
+        gain = each.gain if each.gain and each.gain.interval else None
+        cells = [str(each.epochs), each.arm, str(each.accuracy.n), f"{each.accuracy.mean:.2f}"]
+        cells += [f"{gain.mean:+.2f}", show(gain.interval, "+.2f")] if gain else ["", ""]
+        rows.append(f"| {' | '.join(cells)} |")
     return rows
+
+
+def draw(lines: Sequence[Line], path: Path) -> None:
+    """Draws each arm's difference to row 8 with its 95 % interval, largest first.
+
+    Arms that share fewer than three seeds with row 8 are left out: the interval of two pairs is
+    12.7 standard errors to each side.
+
+    Raises:
+      UserError: No arm is left.
+      OSError: The file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    gains = {
+        f"{each.arm}, {each.epochs} epochs ({each.gain.n})": each.gain
+        for each in results(lines)
+        if each.gain and each.gain.n > 2
+    }
+    if not gains:
+        raise UserError(f"{path}: no arm shares three seeds with row 8 yet")
+    names = sorted(gains, key=lambda name: gains[name].mean)
+    figure = Figure(figsize=(9, 1 + 0.3 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    for place, name in enumerate(names):
+        low, high = gains[name].interval or (math.nan, math.nan)
+        axes.plot([low, high], [place, place], "|-", color="#0072b2")
+        axes.plot(gains[name].mean, place, "o", color="#0072b2")
+    axes.set_yticks(range(len(names)), names)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel("test accuracy, difference to row 8 in points, with its 95 % interval (seeds)")
+    axes.grid(axis="x", alpha=0.3)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    fileio.write(path, png.getvalue())
 
 
 def main(
@@ -66,7 +137,7 @@ def main(
     purpose: str,
     arms: Arms,
     tta: Mapping[str, Sequence[str]],
-) -> None:
+) -> list[Line]:
     """Trains what is missing, then prints the table.
 
     Args:
@@ -75,6 +146,9 @@ def main(
       purpose: For --help.
       arms: By name; one of them is `BASE`, without changes.
       tta: Kinds of test-time augmentation that an arm's runs are tested with, besides none.
+
+    Returns:
+      The lines of these arms.
     """
     epilog = "Settings of all runs: --config.FIELD=VALUE, such as --config.data.path=PATH."
     parser = console.Parser(program, description=purpose, epilog=epilog)
@@ -84,7 +158,10 @@ def main(
     parser.add_argument("--epochs", nargs="+", type=int, default=[20])
     parser.add_argument("--seeds", nargs="+", type=int, default=[*range(5)])
     parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--plot", type=Path, help="file for a plot of the differences")
     arguments, overrides = parser.parse_known_args(argv)
+    if arguments.plot:
+        console.check_file(arguments.plot, "--plot")
     if not arguments.table:
         trials = [
             trial(arms, arm, epochs, seed, overrides, tta.get(arm, ()))
@@ -93,5 +170,9 @@ def main(
             for arm in arguments.arms
         ]
         complete(trials, arguments.out, arguments.runs)
-    for line in table([line for line in read(arguments.out) if line["arm"] in arms]):
+    lines = [line for line in read(arguments.out) if line["arm"] in arms]
+    for line in table(lines):
         console.say(line)
+    if arguments.plot:
+        draw(lines, arguments.plot)
+    return lines

@@ -12,10 +12,14 @@ trains at the small scale of `train.trials`, with equal numbers of steps:
   GoogLeNet's depth, with its number of parameters; each with row 8's recipe.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import arms
+from googlenet_jax.report.spread import Spread, paired, show
 from train import allocator, console
+from train.trials import SMALL, Line
 
 RESNET: dict[str, Any] = {"model.name": "preact_resnet", "model.conv_bias": False}
 STEPS: dict[str, Any] = {
@@ -44,9 +48,86 @@ ARMS: arms.Arms = {
 }
 
 
+LEVELS = (
+    *((1, 1, 1), (-1, 1, 1), (1, -1, -1), (-1, -1, -1)),
+    *((1, -1, 1), (-1, -1, 1), (1, 1, -1), (-1, 1, -1)),
+)
+CELLS = dict(zip(LEVELS, ARMS, strict=False))
+"""Arms by network, weight decay and schedule: 1 for GoogLeNet's, -1 for the ResNet's."""
+CONTRASTS = {
+    "GoogLeNet rather than ResNet-164": (0,),
+    "weight decay 5e-4 rather than 1e-4": (1,),
+    "cosine rather than steps": (2,),
+    "what GoogLeNet gains more from 5e-4": (0, 1),
+    "what GoogLeNet gains more from the cosine": (0, 2),
+    "what the cosine gains more with 5e-4": (1, 2),
+}
+"""Positions of the factors whose signs are multiplied."""
+PAIRS = {
+    "each with its own recipe": (arms.BASE, "ResNet-164, 1e-4, steps"),
+    "row 8's recipe": (arms.BASE, "ResNet-164, 5e-4, cosine"),
+    "row 8's recipe, the ResNet's parameters": (
+        "GoogLeNet, the ResNet's parameters",
+        "ResNet-164, 5e-4, cosine",
+    ),
+    "row 8's recipe, the ResNet's multiplications": (
+        "GoogLeNet, the ResNet's multiplications",
+        "ResNet-164, 5e-4, cosine",
+    ),
+    "row 8's recipe, GoogLeNet's parameters": (arms.BASE, "ResNet-164, GoogLeNet's parameters"),
+    "row 8's recipe, GoogLeNet's parameters and about its depth": (
+        arms.BASE,
+        "ResNet-20, GoogLeNet's parameters",
+    ),
+}
+"""What a GoogLeNet and a ResNet have in common, and their arms."""
+
+
+def effects(lines: Sequence[Line]) -> list[str]:
+    """Tables of the factors' effects and of GoogLeNet's lead over a ResNet, in points.
+
+    A factor's effect is the mean over the settings of the others, seed by seed. Two factors'
+    interaction is the difference of the first one's effect at the second one's two settings.
+    """
+    found = {
+        arm: by_seed
+        for (epochs, arm), by_seed in arms.accuracies(lines).items()
+        if epochs == SMALL["train.epochs"]
+    }
+    cells = {levels: found.get(arm, {}) for levels, arm in CELLS.items()}
+    seeds = sorted(set.intersection(*map(set, cells.values())))
+
+    def contrast(factors: Sequence[int], seed: int) -> float:
+        signed = (
+            math.prod(levels[factor] for factor in factors) * by_seed[seed]
+            for levels, by_seed in cells.items()
+        )
+        return math.fsum(signed) * 2 ** len(factors) / len(cells)
+
+    factors = {
+        name: Spread.of([contrast(positions, seed) for seed in seeds])
+        for name, positions in CONTRASTS.items()
+        if seeds
+    }
+    leads = {
+        name: paired(found.get(googlenet, {}), found.get(resnet, {}))
+        for name, (googlenet, resnet) in PAIRS.items()
+    }
+    rows = []
+    for head, spreads in (("effect", factors), ("GoogLeNet's lead", leads)):
+        rows += ["", f"| {head} | seeds | points | 95 % interval |", "|---|---:|---:|---:|"]
+        for name, spread in spreads.items():
+            if spread:
+                interval = show(spread.interval, "+.2f")
+                rows.append(f"| {name} | {spread.n} | {spread.mean:+.2f} | {interval} |")
+    return rows
+
+
 def main(argv: list[str]) -> None:
-    """Trains what is missing, then prints the table."""
-    arms.main(argv, "benchmarks.question", __doc__.splitlines()[0], ARMS, {})
+    """Trains what is missing, then prints the tables."""
+    lines = arms.main(argv, "benchmarks.question", __doc__.splitlines()[0], ARMS, {})
+    for row in effects(lines):
+        console.say(row)
 
 
 if __name__ == "__main__":

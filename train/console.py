@@ -274,8 +274,8 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
-def check_file(path: Path) -> None:
-    """Checks, before a network is loaded, that an output file can be written.
+def check_file(path: Path, flag: str = "--out") -> None:
+    """Checks, before a network is loaded, that the output file of a flag can be written.
 
     Raises:
       UserError: Its folder does not exist, or the path is not a regular file.
@@ -289,4 +289,4 @@ def check_file(path: Path) -> None:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = str(error)
     if reason:
-        raise UserError(f"--out={path}: cannot be written: {reason}")
+        raise UserError(f"{flag}={path}: cannot be written: {reason}")

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import arms, question, recipes
 from configs import cifar10_modern
+from googlenet_jax.errors import UserError
 from googlenet_jax.models import layer_table
 
 
@@ -61,9 +62,54 @@ def test_networks_that_are_compared_have_the_same_size(arm, size, other):
 
 
 def test_each_network_has_either_recipe():
-    cells = [arms.trial(question.ARMS, arm, 20, 0).config for arm in [*question.ARMS][:8]]
-    combinations = {(c.model.name, c.optimizer.weight_decay, c.optimizer.schedule) for c in cells}
-    assert len(combinations) == 8
+    assert len(question.CELLS) == 8
+    for (network, decay, schedule), arm in question.CELLS.items():
+        config = arms.trial(question.ARMS, arm, 20, 0).config
+        assert config.model.name == {1: "googlenet", -1: "preact_resnet"}[network]
+        assert config.optimizer.weight_decay == {1: 5e-4, -1: 1e-4}[decay]
+        assert config.optimizer.schedule == {1: "cosine", -1: "step"}[schedule]
+
+
+def test_the_effects_are_those_that_the_runs_were_made_with():
+    # The network makes 4 points, the decay 2, the schedule 1, network and decay together 3.
+    def accuracy(network, decay, schedule):
+        return 0.5 + 0.02 * network + 0.01 * decay + 0.005 * schedule + 0.0075 * network * decay
+
+    lines = [
+        line(arm, seed, accuracy(*levels) + seed / 100)
+        for levels, arm in question.CELLS.items()
+        for seed in (0, 1, 2)
+    ]
+    lines.append(line("row 8", 0, 0.9, epochs=60))  # another length is another experiment
+    rows = [row.split(" | ") for row in question.effects(lines) if "rather" in row or "more" in row]
+    assert [row[1] for row in rows] == ["3"] * 6
+    assert [float(row[2]) for row in rows] == [4, 2, 1, 3, 0, 0]
+    # With its own recipe GoogLeNet leads by the sum of all but the interaction, which both have.
+    lead = next(row for row in question.effects(lines) if "own recipe" in row)
+    assert lead.startswith("| each with its own recipe | 3 | +7.00 | +7.00 to +7.00 |")
+
+
+def test_effects_wait_for_all_cells():
+    rows = question.effects([line("row 8", 0, 0.5), line("ResNet-164, 1e-4, steps", 0, 0.4)])
+    assert [row for row in rows if row.startswith("| each")] == [
+        "| each with its own recipe | 1 | +10.00 |  |"
+    ]
+    assert not any("rather" in row for row in rows)
+
+
+def test_the_figure_shows_arms_with_three_seeds_or_more(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    labels = []
+    original = Axes.set_yticks
+    monkeypatch.setattr(Axes, "set_yticks", lambda *args: labels.extend(args[2]) or original(*args))
+    lines = [line(arm, seed, 0.5) for arm in ("row 8", "Nesterov") for seed in range(3)]
+    lines += [line("cutout 4", seed, 0.5) for seed in range(2)]
+    arms.draw(lines, tmp_path / "gains.png")
+    assert labels == ["Nesterov, 20 epochs (3)"]
+    assert (tmp_path / "gains.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match="no arm shares three seeds"):
+        arms.draw(lines[-2:], tmp_path / "none.png")
 
 
 def test_a_config_s_arm_is_its_recipe_at_the_small_scale():
