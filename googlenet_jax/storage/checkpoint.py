@@ -178,13 +178,16 @@ class Checkpoints:
         Args:
           state: Is copied before this returns, so that it may be donated afterwards.
           record: Is stored beside the state.
-          metrics: Accuracy and loss, by which the best is chosen; None if not evaluated.
+          metrics: Accuracy and loss, by which the best is chosen. None if not evaluated; then a
+            step that has a checkpoint already keeps that one, with its metrics.
 
         Raises:
           TrainingError: This save or the one before cannot be written.
         """
         self._wait()
         step = int(state.step)
+        if metrics is None and step in self.steps:
+            return
         metadata = {
             "step": step,
             "record": dataclasses.asdict(record),

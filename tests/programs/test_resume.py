@@ -52,19 +52,23 @@ def run_and_signal(workdir, signals, target, when, count):
 
 
 def result(workdir: Path):
-    """Everything that must be equal to the bit: state, and history without wall-clock fields."""
+    """Everything that must be equal to the bit: state, and history without wall-clock fields.
+
+    And the step of the best checkpoint.
+    """
     model = load_model(workdir, "latest")
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     history = [{k: v for k, v in line.items() if k not in WALL_CLOCK} for line in lines]
     with Checkpoints(workdir / "checkpoints", writable=False) as checkpoints:
         like = abstract_state(read_config(workdir), model.info)
         saved, _ = checkpoints.restore(checkpoints.resolve("latest"), like)
-    return [np.array(leaf) for leaf in jax.tree.leaves(saved)], history
+        best = checkpoints.resolve("best")
+    return [np.array(leaf) for leaf in jax.tree.leaves(saved)], history, best
 
 
 def assert_same(workdir, expected):
-    leaves, history = result(workdir)
-    assert history == expected[1]
+    leaves, *others = result(workdir)
+    assert others == [*expected[1:]]
     assert all(map(np.array_equal, leaves, expected[0]))
     assert len(leaves) == len(expected[0])
 
@@ -107,6 +111,12 @@ def test_after_sigterm_and_ctrl_c_the_run_resumes(undisturbed, tmp_path):
     # At the end of an epoch, before its evaluation, which the resumed run does.
     status, output = run_and_signal(tmp_path, "SIGINT", "train.epoch:Progress.update", "after", 1)
     assert status == 128 + signal.SIGINT, output
+    # In an evaluation, whose result the checkpoint keeps.
+    evaluation = "googlenet_jax.training.step:evaluate"
+    status, output = run_and_signal(tmp_path, "SIGTERM", evaluation, "before", 1)
+    assert status == 128 + signal.SIGTERM, output
+    with Checkpoints(tmp_path / "checkpoints", writable=False) as checkpoints:
+        assert checkpoints.resolve("best") == 4
     status, output = run(tmp_path, "-m", "train.main")
     assert status == 0, output
     assert_same(tmp_path, undisturbed)

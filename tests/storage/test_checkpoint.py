@@ -124,6 +124,14 @@ def test_a_step_can_be_saved_again(tmp_path, state):
         assert checkpoints.restore(1, state)[1] == later
 
 
+def test_a_step_that_was_evaluated_stays_so_when_a_signal_saves_it_again(tmp_path, state):
+    save(tmp_path, state, {1: score(0.9)})
+    save(tmp_path, state, {1: None})
+    save(tmp_path, state, {2: score(0.5), 3: score(0.6), 4: score(0.7)})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.steps, checkpoints.best) == ([1, 3, 4], 1)
+
+
 def test_a_flipped_bit_in_any_of_20_places_is_found(tmp_path, state):
     save(tmp_path, state, {1: score(0.5), 2: score(0.6)})
     shutil.copytree(tmp_path, whole := tmp_path.with_name("whole"))
