@@ -253,8 +253,10 @@ def check_same_run(workdir: WorkdirPath, config: Config) -> Config | None:
       ConfigError: A field that changes the result differs; names each with both values.
       CheckpointError: There are checkpoints but no config.
     """
-    # The name of an unfinished checkpoint is not a number.
-    if not any(path.name.isdecimal() for path in (workdir / CHECKPOINTS).glob("*")):
+    folder = workdir / CHECKPOINTS
+    # The name of an unfinished checkpoint is not a number. In a store, `glob` would take characters
+    # of the folder's own path for a pattern.
+    if not (folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())):
         return None
     saved = read_config(workdir)
     changed = [f"{name} (was {old!r}, is {new!r})" for name, old, new in _changes(saved, config)]

@@ -106,7 +106,7 @@ def local(tmp_path_factory):
 
 
 def test_a_run_stopped_within_an_epoch_goes_on(bucket, local, tmp_path, monkeypatch, capfd):
-    workdir = bucket / "runs" / "one"
+    workdir = bucket / "runs" / "lr[0.1]*"  # no pattern
     arguments = [*ARGUMENTS, "--workdir", str(workdir)]
     with monkeypatch.context() as patch:
         interrupt(patch, 3)
