@@ -74,11 +74,15 @@ def publish(local: Path, remote: epath.Path, name: str, last: str) -> None:
 
 
 def _subfolders(files: Any, key: str) -> dict[str, list[str]]:
-    """The keys of all objects in the subfolders of a folder, by the subfolder's name."""
+    """The keys of all objects in the subfolders of a folder, by the subfolder's name.
+
+    In a store a name may hold "..", which would lead a copy of it out of its folder here. Such
+    objects are left out.
+    """
     found: dict[str, list[str]] = {}
     for each in files.find(key):
-        name, slash, _ = each.removeprefix(f"{key}/").partition("/")
-        if slash:
+        name, *rest = each.removeprefix(f"{key}/").split("/")
+        if rest and not {"", ".", ".."} & {name, *rest}:
             found.setdefault(name, []).append(each)
     return found
 

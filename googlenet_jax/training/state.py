@@ -222,11 +222,13 @@ class TrainState:
         metrics, report = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (self.metrics, self.report)
         )
+        rule = self.optimizer(0.0, 0.0, 0.0).init(params)
+        has_average = self.average is not None
         return self.replace(
             step=jnp.int32(step),
             params=params,
             batch_stats=batch_stats,
-            opt_state=self.optimizer(0.0, 0.0, 0.0).init(params),
+            opt_state=Averaged(rule, Weights(params, batch_stats)) if has_average else rule,
             metrics=metrics,
             report=report,
         )

@@ -6,7 +6,9 @@ import itertools
 import json
 import pickle
 import shutil
+import struct
 import tarfile
+import tracemalloc
 import zipfile
 
 import jax
@@ -152,6 +154,20 @@ def test_a_large_file_in_an_archive_is_not_read(folder, tmp_path, monkeypatch, p
     monkeypatch.delattr(archives.tarfile, "open")
     with pytest.raises(DataError, match="png: cannot be read: is larger than 20 bytes"):
         stream.splits[Split.TEST][0]
+
+
+def test_a_file_that_unpacks_to_more_than_it_says_takes_no_memory(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for split in ("train", "test"):
+            archive.writestr(f"{split}/cat/1.png", bytes(2**26))
+    content = (tmp_path / "x.zip").read_bytes()
+    (tmp_path / "x.zip").write_bytes(content.replace(struct.pack("<I", 2**26), b"\x64\0\0\0"))
+    stream = load(tmp_path / "x.zip")
+    tracemalloc.start()
+    with pytest.raises(DataError, match="1.png: cannot be read"):
+        stream.splits[Split.TEST][0]
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
 
 
 def test_hidden_files_and_other_kinds_are_left_out_and_said_once(folder, tmp_path, caplog):

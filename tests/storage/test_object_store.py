@@ -183,6 +183,21 @@ def test_a_copy_counts_once_its_last_file_is_there(bucket, tmp_path, monkeypatch
     assert seen[-1] == objects(remote) == new
 
 
+def test_a_name_that_leads_out_of_the_folder_is_not_followed(tmp_path, monkeypatch):
+    class Store:
+        def find(self, key):
+            names = ("5/seal", "5/a", "5/../../b", "../5/seal", "5//c", "5/./d")
+            return [f"{key}/{name}" for name in names]
+
+        def get(self, keys, paths):
+            got.update(zip(keys, paths, strict=True))
+
+    got = {}
+    monkeypatch.setattr(mirror, "open_store", lambda path: (Store(), "bucket/run"))
+    mirror.download(epath.Path("gs://bucket/run"), tmp_path, "seal")
+    assert got == {f"bucket/run/5/{name}": str(tmp_path / "5" / name) for name in ("seal", "a")}
+
+
 def test_other_folders_in_a_store_stay(bucket, tmp_path):
     remote = bucket / "others"
     files, key = mirror.open_store(remote)

@@ -494,10 +494,12 @@ def test_settings_change_what_was_found(tmp_path, capsys):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["data"]["unofficial"]
     assert not config["model"]["batch_norm"]
-    narrow = ["--config.model.width_multiplier", str(WIDTH)]
-    run_import(tmp_path / "net.pth", tmp_path / "two", "--config", "cifar10_row4", *narrow)
+    other = ["--config.model.width_multiplier", str(WIDTH), "--config.train.ema_decay=0.99"]
+    run_import(tmp_path / "net.pth", tmp_path / "two", "--config", "cifar10_row4", *other)
     config = json.loads((tmp_path / "two" / "config.json").read_text())
     assert config["optimizer"]["learning_rate"] == 1e-4
+    one, two = (googlenet_jax.load(tmp_path / name).state for name in ("run", "two"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, one.params, two.params))
 
 
 def test_torchvision_s_weights_start_a_fine_tuning(tmp_path):
