@@ -14,6 +14,7 @@ from typing import Any
 
 from configs import cifar10
 from googlenet_jax import fileio
+from googlenet_jax.config import Config
 from googlenet_jax.errors import UserError
 from googlenet_jax.report.spread import Spread, paired, show
 from train import console, flags
@@ -48,9 +49,13 @@ def accuracies(lines: Sequence[Line]) -> dict[tuple[int, str], dict[int, float]]
     for line in lines:
         for tta, accuracy in line.get("test_accuracy", {}).items():
             arm = line["arm"] if tta == "none" else f"{line['arm']}, tested with {tta}"
-            key = line["settings"]["train.epochs"], arm
-            found.setdefault(key, {})[line["seed"]] = 100 * accuracy
+            found.setdefault((_epochs(line), arm), {})[line["seed"]] = 100 * accuracy
     return found
+
+
+def _epochs(line: Line) -> int:
+    epochs: int = line["settings"].get("train.epochs", Config().train.epochs)
+    return epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +153,7 @@ def main(
       tta: Kinds of test-time augmentation that an arm's runs are tested with, besides none.
 
     Returns:
-      The lines of these arms.
+      The lines of these arms with these settings, of any length and seed.
     """
     epilog = "Settings of all runs: --config.FIELD=VALUE, such as --config.data.path=PATH."
     parser = console.Parser(program, description=purpose, epilog=epilog)
@@ -162,15 +167,20 @@ def main(
     arguments, overrides = parser.parse_known_args(argv)
     if arguments.plot:
         console.check_file(arguments.plot, "--plot")
+    trials = [
+        trial(arms, arm, epochs, seed, overrides, tta.get(arm, ()))
+        for epochs in arguments.epochs
+        for seed in arguments.seeds
+        for arm in arguments.arms
+    ]
     if not arguments.table:
-        trials = [
-            trial(arms, arm, epochs, seed, overrides, tta.get(arm, ()))
-            for epochs in arguments.epochs
-            for seed in arguments.seeds
-            for arm in arguments.arms
-        ]
         complete(trials, arguments.out, arguments.runs)
-    lines = [line for line in read(arguments.out) if line["arm"] in arms]
+    lines = [
+        line
+        for line in read(arguments.out)
+        if line["arm"] in arms
+        and trial(arms, line["arm"], _epochs(line), line["seed"], overrides).is_in([line])
+    ]
     for line in table(lines):
         console.say(line)
     if arguments.plot:

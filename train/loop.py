@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import signal
+import sys
 import time
 from typing import Any
 
@@ -52,7 +53,8 @@ def train_and_evaluate(
     Raises:
       UserError: The config, the data or the working directory cannot be used.
       DivergedError: The loss or the gradient is not finite.
-      SystemExit: A signal came and a checkpoint was written; the status is 128 + its number.
+      SystemExit: A signal came and a checkpoint was written, of the finished run if there was no
+        step left; the status is 128 + the signal's number.
     """
     started = time.monotonic() if started is None else started
     start_up = messages.StartUp(started)
@@ -106,6 +108,8 @@ def train_and_evaluate(
         fileio.write_json(folder / "summary.json", summary)
         draw_curves(record.history, folder / "curves.png", str(workdir))
     console.say(messages.describe_result(summary, workdir, time.monotonic() - started))
+    if stop.signal:  # it came after the last step
+        sys.exit(128 + stop.signal)
     return summary
 
 

@@ -22,7 +22,7 @@ from googlenet_jax.data import Split
 from googlenet_jax.errors import DataError, DivergedError, UserError, one_line
 from googlenet_jax.models import layer_table
 from googlenet_jax.storage.summary import environment
-from googlenet_jax.training import feeds, state
+from googlenet_jax.training import feeds, memory, state
 from googlenet_jax.training.plan import Plan
 from googlenet_jax.training.state import Keys
 from train import allocator, console
@@ -91,8 +91,13 @@ class Trial:
         return f"{self.arm}, {length} {unit}, seed {self.config.seed}"
 
     def is_in(self, lines: Sequence[Line]) -> bool:
-        """Whether one of the lines is this trial's."""
-        return any(self.identity.items() <= line.items() for line in lines)
+        """Whether one of the lines is this trial's, with all that it is tested with."""
+        identity = self.identity.items()
+        return any(
+            identity <= line.items()
+            and ("diverged" in line or {*self.tta} <= line["test_accuracy"].keys())
+            for line in lines
+        )
 
 
 def read(path: Path) -> list[Line]:
@@ -146,7 +151,8 @@ def complete(trials: Sequence[Trial], path: Path, folder: Path) -> None:
       SystemExit: A signal came, and the run was saved.
     """
     allocator.keep_memory()
-    keep_programs()
+    if all(trial.config.train.compilation_cache for trial in trials):
+        keep_programs()
     missing = [trial for trial in trials if not trial.is_in(read(path))]
     if missing:
         pace = _Pace.measure(missing[0].config)
@@ -203,10 +209,14 @@ class _Pace:
     def measure(cls, config: Config) -> Self:
         """Takes a few steps of a run."""
         mesh = parallel.create_mesh()
+        parallel.check_batch_size(config.train.batch_size, mesh, config.train.accumulate)
         dataset = data.load(config.data, config.seed)
         key = parallel.replicate(Keys.of(config.seed).init, mesh)
         train_state = state.initialize(key, config, dataset.info)
-        with contextlib.closing(feeds.create(dataset, config, mesh)) as feed:
+        with (
+            contextlib.closing(feeds.create(dataset, config, mesh)) as feed,
+            memory.told(feed, config),
+        ):
             feed.compile(train_state)
             train_state = jax.block_until_ready(feed.train(train_state, 1))  # allocates memory
             started = time.monotonic()

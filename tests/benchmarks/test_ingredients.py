@@ -1,5 +1,6 @@
 """`benchmarks.recipes` and `benchmarks.question`: their arms, and their table by hand."""
 
+import json
 import math
 
 import pytest
@@ -118,6 +119,30 @@ def test_a_config_s_arm_is_its_recipe_at_the_small_scale():
     assert recipes.recipe(config) == recipes.ARMS["cifar10_modern"] | {"data.cutout": 4}
     assert recipes.ARMS["cifar10_fast"].keys() < recipes.ARMS["cifar10_modern"].keys()
     assert "model.width_multiplier" not in recipes.ARMS["cifar10_modern"]
+
+
+def test_a_table_holds_the_lines_of_its_own_settings(tmp_path, capsys):
+    other = ["--config.train.batch_size=64"]
+    lines = [
+        arms.trial(recipes.ARMS, arm, epochs, 0, overrides).identity
+        | {"test_accuracy": {"none": accuracy}}
+        for arm, epochs, overrides, accuracy in (
+            ("row 8", 20, [], 0.5),
+            ("row 8", 100, [], 0.6),  # the default, which a line does not name
+            ("row 8", 20, other, 0.7),
+        )
+    ]
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+
+    def shown(*arguments):
+        recipes.main(["--out", str(path), "--table", *arguments])
+        return [row for row in capsys.readouterr().out.splitlines() if row.endswith("|  |  |")]
+
+    assert shown() == ["| 20 | row 8 | 1 | 50.00 |  |  |", "| 100 | row 8 | 1 | 60.00 |  |  |"]
+    assert shown(*other) == ["| 20 | row 8 | 1 | 70.00 |  |  |"]
+    with pytest.raises(UserError, match="--plt"):
+        shown("--plt=x.png")
 
 
 def test_an_arm_of_another_length_is_compared_with_row_8_s_20_epochs():

@@ -62,6 +62,19 @@ def test_a_run_leaves_a_line_and_is_not_repeated(tmp_path, monkeypatch, capsys):
     assert all(0 <= line["test_accuracy"]["none"] <= 1 and line["seed"] == 4 for line in lines)
 
 
+def test_runs_of_another_scale_are_not_compared(tmp_path, capsys):
+    lines = []
+    for scale, ours, theirs in (("small", 0.7, 0.6), ("full", 0.9, 0.8)):
+        arguments = argparse.Namespace(rows=["8"], seeds=[0], scale=scale)
+        (trial,) = plan(arguments, [])
+        for arm, accuracy in (("row 8", ours), ("row 8, PyTorch", theirs)):
+            found = {"arm": arm, "test_accuracy": {"none": accuracy}}
+            lines.append(json.dumps(trial.identity | found) + "\n")
+    (tmp_path / "trials.jsonl").write_text("".join(lines))
+    reproduce_torch.main(["--out", str(tmp_path), "--rows", "8", "--seeds", "0"])
+    assert "| 8 | 70.00 | 1 | 60.00 | 1 | +10.00 |" in capsys.readouterr().out
+
+
 def test_the_table_by_hand():
     lines = [
         {"arm": arm, "seed": seed, "settings": {}, "test_accuracy": {"none": accuracy}}

@@ -164,7 +164,7 @@ def test_a_file_that_unpacks_to_more_than_it_says_takes_no_memory(tmp_path):
     (tmp_path / "x.zip").write_bytes(content.replace(struct.pack("<I", 2**26), b"\x64\0\0\0"))
     stream = load(tmp_path / "x.zip")
     tracemalloc.start()
-    with pytest.raises(DataError, match="1.png: cannot be read"):
+    with pytest.raises(DataError, match=r"1\.png: cannot be read"):
         stream.splits[Split.TEST][0]
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()

@@ -2,11 +2,14 @@
 
 import argparse
 import json
+import os
+import signal
 
 import pytest
 
+import train.loop
 from configs import digits
-from googlenet_jax.errors import DataError, UserError
+from googlenet_jax.errors import ConfigError, DataError, UserError
 from train import flags, reproduce, trials
 from train.trials import SMALL, Trial, change
 
@@ -58,6 +61,36 @@ def test_another_setting_or_seed_is_another_trial():
     assert not any(other.is_in(lines) for other in others)
 
 
+def test_a_signal_in_the_last_evaluation_ends_the_experiment(tmp_path, monkeypatch):
+    path, both = tmp_path / "trials.jsonl", [tiny("plain"), tiny("plain", 1)]
+    draw_curves = train.loop.draw_curves
+
+    def interrupted(*arguments):
+        draw_curves(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.loop, "draw_curves", interrupted)
+        with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):
+            trials.complete(both, path, tmp_path)
+    assert not (tmp_path / "plain-1-epochs-seed-1").exists()
+    trials.complete(both, path, tmp_path)
+    assert [line["seed"] for line in trials.read(path)] == [0, 1]
+
+
+def test_a_batch_that_cannot_be_cut_is_told_before_its_speed_is_measured(tmp_path):
+    odd = tiny("odd", **{"train.accumulate": 3})
+    with pytest.raises(ConfigError, match=r"train.batch_size=8: must be a multiple of .* such as"):
+        trials.complete([odd], tmp_path / "trials.jsonl", tmp_path)
+
+
+def test_programs_are_not_kept_if_the_config_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "keep_programs", lambda: pytest.fail("they are kept"))
+    monkeypatch.setattr(train.loop, "keep_programs", lambda: pytest.fail("they are kept"))
+    plain = tiny("plain", **{"train.compilation_cache": False})
+    trials.complete([plain], tmp_path / "trials.jsonl", tmp_path)
+
+
 def test_a_run_that_diverges_is_a_result(tmp_path):
     path = tmp_path / "trials.jsonl"
     rate = {"optimizer.learning_rate": 1e30}
@@ -72,7 +105,12 @@ def test_a_run_that_diverges_is_a_result(tmp_path):
 
 def test_test_time_augmentation_is_measured_too(tmp_path):
     trial = Trial("plain", tiny("plain").config, tta=("mirror",))
-    assert trials.run(trial, tmp_path)["test_accuracy"].keys() == {"none", "mirror"}
+    line = trials.run(trial, tmp_path)
+    assert line["test_accuracy"].keys() == {"none", "mirror"}
+    assert trial.is_in([line])
+    del line["test_accuracy"]["mirror"]  # as of an experiment that does not ask for it
+    assert not trial.is_in([line])
+    assert tiny("plain").is_in([line])
 
 
 def test_a_damaged_line_is_named(tmp_path):
