@@ -152,9 +152,8 @@ def main(argv: list[str]) -> None:
             continue
         dataset = data.load(trial.config.data, trial.config.seed)
         print(trial.name, flush=True)
-        line = trial.identity | train(
-            int(trial.arm.split(", ")[0].split()[1]), trial.config, dataset
-        )
+        row = int(trial.arm.removesuffix(", PyTorch").removeprefix("row "))
+        line = trial.identity | train(row, trial.config, dataset)
         line |= {"data": dataset.provenance["sha256"], "versions": {"torch": torch.__version__}}
         append(path, line)
     found = (line for line in read(path) if any(trial.is_in([line]) for trial in ours + theirs))
