@@ -82,6 +82,8 @@ def restore(
     checkpoints.delete_newer(int(state.step))  # damaged ones, now that all checks have passed
     for problem in problems:
         console.say(f"warning: {problem}; using the one before it")
+    for problem in checkpoints.damage.values():  # of older ones: the best one may be among them
+        console.say(f"warning: {problem}; the run goes on without it, and will delete it")
     console.say(f"resuming {workdir} at step {state.step} of {plan.total_steps}")
     return state, dataclasses.replace(record, history=whole, config=config.to_dict())
 

@@ -70,6 +70,9 @@ class Checkpoints:
       directory: Holds one folder per checkpoint, named after the step.
       writable: False for programs that only read; they clean up nothing.
 
+    Attributes:
+      damage: What was wrong, at the opening, with a step's record or files.
+
     Raises:
       CheckpointError: The directory cannot be read, or something other than a checkpoint has the
         name of one.
@@ -89,13 +92,13 @@ class Checkpoints:
         self._finish_save: Callable[[], None] | None = None
         self._has_failed = False
         self._metrics: dict[int, dict[str, float]] = {}
-        self._damage: list[CheckpointError] = []
+        self.damage: dict[int, CheckpointError] = {}
         for step in self.steps:
             try:
                 if metrics := self._read_metadata(step)["metrics"]:
                     self._metrics[step] = metrics
             except CheckpointError as error:
-                self._damage.append(error)
+                self.damage[step] = error
 
     def _open(self, writable: bool) -> Any:
         keep = ocp.training.preservation_policies
@@ -147,8 +150,8 @@ class Checkpoints:
           CheckpointError: There is no such checkpoint (the message lists the existing ones), or
             "best" was asked for and a damaged checkpoint might be the best.
         """
-        if name == "best" and self._damage:
-            raise self._damage[0]
+        if name == "best" and self.damage:
+            raise min(self.damage.items())[1]
         steps = {str(step): step for step in self.steps}
         latest = max(self.steps, default=None)
         step = {"best": self.best, "latest": latest, **steps}.get(name)
@@ -254,11 +257,11 @@ class Checkpoints:
         """The newest checkpoint that verifies, and what is wrong with newer ones.
 
         Raises:
-          CheckpointError: All are damaged, or one is whole but has another step's name or another
-            network's arrays. The run would delete that one sooner or later, although it may still
-            be wanted.
+          CheckpointError: All are damaged, or one cannot be read now, has another step's name or
+            another network's arrays. The run would delete that one sooner or later, although it
+            may still be wanted.
         """
-        for error in self._damage:
+        for error in self.damage.values():
             if not isinstance(error, proof.DamagedError):
                 raise error
         problems: list[CheckpointError] = []
@@ -280,6 +283,7 @@ class Checkpoints:
         for newer in [s for s in self.steps if s > step]:
             self._orbax.delete(newer)
             self._metrics.pop(newer, None)
+            self.damage.pop(newer, None)
 
     def _wait(self) -> None:
         """Waits until the current save, if any, is committed and sealed."""

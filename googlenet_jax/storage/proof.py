@@ -9,6 +9,7 @@ its state.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import re
@@ -25,6 +26,11 @@ from googlenet_jax.fileio import WorkdirPath
 from googlenet_jax.training.state import TrainState
 
 SEAL = "seal.json"
+# The file system's or the machine's fault, which may pass. The file itself may be whole.
+PASSING = {
+    *(errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
+}
 
 
 class DamagedError(CheckpointError):
@@ -37,16 +43,30 @@ class ChangedError(ValueError):
 
 @contextlib.contextmanager
 def reading(checkpoint: str) -> Iterator[None]:
-    """Turns whatever is raised while the named checkpoint is read into a `DamagedError`."""
+    """Turns whatever is raised while the named checkpoint is read into one of two errors.
+
+    Raises:
+      DamagedError: It is not what was written.
+      CheckpointError: It cannot be read now, but may be whole.
+    """
     try:
         with no_logging():
             yield
     except ChangedError as error:
         raise DamagedError(f"{checkpoint} is damaged: {error}") from error
     except Exception as error:  # Orbax and TensorStore raise almost anything
-        raise DamagedError(
-            f"{checkpoint} is damaged: cannot be read: {first_line(error)}"
-        ) from error
+        reason = f"cannot be read: {first_line(error)}"
+        if _passes(error):
+            raise CheckpointError(f"{checkpoint} {reason}") from error
+        raise DamagedError(f"{checkpoint} is damaged: {reason}") from error
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the reason lies outside of the checkpoint, such as too little memory."""
+    if isinstance(error, OSError):
+        return error.errno in PASSING
+    texts = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def check_entries(folder: Path, shown: WorkdirPath) -> None:
@@ -83,13 +103,16 @@ def check_seal(folder: Path) -> None:
     """Verifies the files of a checkpoint; one without a seal passes.
 
     Raises:
-      ChangedError: A file is missing or has changed, or the seal cannot be read.
+      ChangedError: A file is missing or has changed, or the seal is no JSON file.
+      OSError: A file cannot be read now.
     """
     try:
         sealed = fileio.read_json(folder / SEAL)
     except FileNotFoundError:  # the run was killed between commit and seal
         return
     except (OSError, ValueError) as error:
+        if _passes(error):
+            raise
         raise ChangedError(f"{SEAL} cannot be read") from error
     if not isinstance(sealed, dict):
         raise ChangedError(f"file {SEAL} has changed")
@@ -98,7 +121,9 @@ def check_seal(folder: Path) -> None:
         try:
             path = folder / name
             is_same = path.is_file() and _file_digest(path) == expected
-        except (OSError, ValueError):  # ValueError: a NUL in the name
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            if _passes(error):
+                raise
             is_same = False
         if not is_same:
             raise ChangedError(f"file {name[:100]} is missing or has changed")

@@ -1,6 +1,7 @@
 """Checkpoints: which are kept, that they are restored exactly, and that any damage is found."""
 
 import dataclasses
+import errno
 import os
 import random
 import re
@@ -15,6 +16,7 @@ import tiny_run
 from tiny import hyperparameters, make_data, make_state, noisy
 
 from googlenet_jax.errors import CheckpointError
+from googlenet_jax.storage import proof
 from googlenet_jax.storage.checkpoint import Checkpoints, Record
 from googlenet_jax.storage.proof import SEAL
 from googlenet_jax.training import step
@@ -203,6 +205,36 @@ def test_a_half_deleted_checkpoint_is_skipped(tmp_path, state):
     with Checkpoints(tmp_path) as checkpoints:
         restored, _, _ = checkpoints.restore_newest(state)
     assert_is(restored, at(state, 1))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ESTALE, "Stale file handle"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    ],
+    ids=["memory", "file system", "device"],
+)
+def test_a_whole_checkpoint_that_cannot_be_read_now_is_not_deleted(
+    tmp_path, state, monkeypatch, error
+):
+    save(tmp_path, state, {1: None, 2: None})
+
+    def fail(*_):
+        raise error
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._orbax, "load_checkpointables", fail)
+        with pytest.raises(CheckpointError, match=r"^checkpoint 2 in .* cannot be read: "):
+            checkpoints.restore_newest(state)
+    if isinstance(error, OSError):  # the same at the opening
+        monkeypatch.setattr(proof, "_file_digest", fail)
+        with (
+            Checkpoints(tmp_path) as checkpoints,
+            pytest.raises(CheckpointError, match=r"^checkpoint 1 in .* cannot be read: "),
+        ):
+            checkpoints.restore_newest(state)
 
 
 def test_if_none_is_whole_nothing_is_deleted(tmp_path, state):
