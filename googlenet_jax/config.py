@@ -54,7 +54,7 @@ def _option(
     if maximum is not None:
         checks.append((lambda value: value <= maximum, f"at most {maximum}"))
     if isinstance(default, float) and below is None and maximum is None:
-        checks.append((lambda value: value < math.inf, "finite"))
+        checks.append((_is_finite, "finite"))
     return dataclasses.field(
         default=default,
         metadata={
@@ -68,7 +68,15 @@ def _option(
 
 
 def _is_choice(value: Any, choices: tuple[Any, ...]) -> bool:
-    return value in choices or f"{str(value).partition(':')[0]}:NAME" in choices
+    kind, _, name = str(value).partition(":")
+    return value in choices or (name != "" and f"{kind}:NAME" in choices)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def _are_rising_shares(text: str) -> bool:

@@ -173,7 +173,8 @@ def listing(folder: WorkdirPath) -> dict[str, Any]:
     if not isinstance(folder, Path):
         with told(CheckpointError, folder, "cannot be read"):
             files, key = open_store(folder)
-            return {name: found["size"] for name, found in files.find(key, detail=True).items()}
+            # With times and tags: a checkpoint that is written again has the same size.
+            return dict(files.find(key, detail=True))
     found = {}
     for parent, _, names in os.walk(folder):  # entries that vanish meanwhile are skipped
         for path in (parent, *(os.path.join(parent, name) for name in names)):

@@ -1,8 +1,9 @@
 """Draws augmented training images: python -m train.contact_sheet --config configs/cifar10.py.
 
 Takes the flags of `train.main` and writes contact_sheet.png into the working directory. Each row
-shows an image of one class: first as stored, then with the config's augmentation. For streams,
-whose pictures have any size, the first image is the crop that evaluation uses.
+shows an image of one class: first as stored, then with the config's crops and mirrors, without
+cutout, mixup and CutMix. For streams, whose pictures have any size, the first image is the crop
+that evaluation uses.
 """
 
 import io
@@ -66,7 +67,10 @@ def contact_sheet(config: "Config") -> "Image":
         cut = np.stack([shown] * COLUMNS)
     augmented = augmentation(config.data)
     keys = jax.random.split(jax.random.key(config.seed), COLUMNS)
-    changed = (augmented(key, jnp.asarray(each), None) for key, each in zip(keys, cut, strict=True))
+    changed = (  # with alternate_flip, each column is an epoch
+        augmented(key, jnp.asarray(each), jnp.full(len(each), epoch % 2 == 1))
+        for epoch, (key, each) in enumerate(zip(keys, cut, strict=True))
+    )
     columns = [shown, *map(np.asarray, changed)]
     scale = 1 if isinstance(dataset, data.Stream) else SCALE
     cells = np.stack(columns, axis=1).repeat(scale, axis=2).repeat(scale, axis=3)

@@ -79,6 +79,11 @@ def restore(
     whole = [
         entry for entry in record.history if entry["step"] == plan.epoch_end(entry["epoch"] - 1)
     ]
+    if whole != record.history:
+        cut = record.history[-1]
+        images = cut["step"] % plan.steps_per_epoch * config.train.batch_size
+        record = dataclasses.replace(record, epoch_seconds=images / cut["images_per_second"])
+        checkpoints.forget_metrics(cut["step"])
     checkpoints.delete_newer(int(state.step))  # damaged ones, now that all checks have passed
     for problem in problems:
         console.say(f"warning: {problem}; using the one before it")

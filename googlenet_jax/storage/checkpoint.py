@@ -278,6 +278,10 @@ class Checkpoints:
             f"start again in another directory{newest}"
         )
 
+    def forget_metrics(self, step: int) -> None:
+        """Takes a checkpoint out of the choice of the best; its epoch is to be evaluated again."""
+        self._metrics.pop(step, None)
+
     def delete_newer(self, step: int) -> None:
         """Deletes the checkpoints after `step`; the run writes them again."""
         for newer in [s for s in self.steps if s > step]:

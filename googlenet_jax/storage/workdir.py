@@ -234,6 +234,8 @@ def read_config(workdir: WorkdirPath) -> Config:
     try:
         return Config.from_dict(fileio.read_json(path))
     except OSError as error:
+        if isinstance(path, Path) and os.path.exists(path):
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         raise CheckpointError(f"--workdir={workdir}: holds no run (no {CONFIG})") from error
     except (ValueError, AttributeError) as error:  # a ConfigError is a ValueError
         raise ConfigError(f"{path}: not a config of this version: {error}") from error

@@ -29,9 +29,9 @@ def create_schedule(
       lr0 / 250,000, both on a cosine (Smith & Topin, "Super-Convergence", 2018)
     - constant: lr0
 
-    With `schedule_per` = epoch, t is rounded down to whole epochs for cosine and step. During the
-    `warmup_epochs`, a linear warm-up multiplies the rate by (t + 1) / warm-up steps, a constant
-    warm-up by 0.1.
+    With `schedule_per` = epoch, t is rounded down to whole epochs for cosine, step and linear.
+    During the `warmup_epochs`, a linear warm-up multiplies the rate by (t + 1) / warm-up steps, a
+    constant warm-up by 0.1.
     """
     unit = steps_per_epoch if config.schedule_per == "epoch" else 1
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)

@@ -51,6 +51,9 @@ RISING = "rising shares between 0 and 1, such as 0.5,0.75"
         ("model.dtype", "float16", "one of float32, bfloat16"),
         ("model.matmul_precision", "", "one of default, high, highest"),
         ("data.name", "mnist", "one of cifar10, cifar100, digits, folder, tfds:NAME"),
+        ("data.name", "tfds", "one of cifar10, cifar100, digits, folder, tfds:NAME"),
+        ("data.name", "tfds:", "one of cifar10, cifar100, digits, folder, tfds:NAME"),
+        ("optimizer.weight_decay", 10**400, "at least 0 and finite"),
         ("data.pad_mode", "edge", "one of reflect, zeros"),
         (
             "optimizer.schedule",

@@ -292,6 +292,9 @@ def test_missing_files_are_told(damaged, tmp_path):
     (damaged / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors: is missing; copy the whole"):
         googlenet_jax.load(damaged)
+    (tmp_path / "odd" / "config.json").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read: is not a regular"):
+        read_config(tmp_path / "odd")
     for absent in ("absent", "x" * 300):
         with pytest.raises(CheckpointError, match="holds no run"):
             googlenet_jax.load(tmp_path / absent)
@@ -353,6 +356,9 @@ def test_nothing_from_a_file_is_markdown(model, workdir, tmp_path):
         ("dataset", "std", [0.0], "does not describe images"),
         ("dataset", "std", ["1"], "does not describe images"),
         ("dataset", "image_shape", [8, 8], "does not describe images"),
+        ("dataset", "image_shape", [10**6, 10**6, 1], "does not describe images"),
+        ("dataset", "center_crop", 1.5, "does not describe images"),
+        ("dataset", "center_crop", -5, "does not describe images"),
         ("dataset", "class_names", [], "does not describe images"),
         ("dataset", "class_names", [1, 2], "does not describe images"),
         ("dataset", "surprise", 1, "surprise"),
