@@ -269,6 +269,18 @@ def test_which_platform_gets_which_convolution(size):
     assert cpu.count("dot_general") == (3 if size == 1 else 9)  # 9 taps of the kernel's gradient
 
 
+@pytest.mark.parametrize(("images", "is_large"), [(64, True), (32, False)])
+def test_a_tpu_stores_what_a_3x3_convolution_reads_if_it_is_large(images, is_large):
+    x = jax.random.normal(jax.random.key(0), (images, 32, 32, 2))
+    loss = jax.value_and_grad(lambda x: jnp.sum(jnp.square(ops.stored(x))))
+    assert np.array_equal(loss(x)[1], 2 * x)
+    stores = {
+        platform: "optimization_barrier" in lowered(loss, x, platform=platform)
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert stores == {"cpu": False, "cuda": False, "tpu": is_large}
+
+
 def test_which_platform_gets_which_pooling():
     def gradient(x):
         value, vjp = jax.vjp(lambda x: ops.max_pool(x, 3, 2, ((0, 1), (0, 1))), x)
