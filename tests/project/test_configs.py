@@ -112,7 +112,18 @@ def quick():
         yield
 
 
-@pytest.mark.parametrize("name", flags.shipped_configs())
+# Made small, these compile the program of another config: cifar10's, row 7's, cifar10_modern's with
+# more classes.
+TWINS = ("cifar10_row8", "cifar10_row6", "cifar100_modern")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in TWINS))
+        for name in flags.shipped_configs()
+    ],
+)
 def test_a_config_trains_two_steps_made_small(name, tmp_path, folder, quick):
     arguments = ["--config", name, "--workdir", str(tmp_path / "run"), "--config.train.steps=2"]
     arguments += ["--config.model.width_multiplier=0.0625", "--config.train.batch_size=4"]
