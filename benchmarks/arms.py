@@ -167,7 +167,7 @@ def main(
     arguments, overrides = parser.parse_known_args(argv)
     if arguments.plot:
         console.check_file(arguments.plot, "--plot")
-    trials = [
+    trials = [  # for --table, too: they check the settings
         trial(arms, arm, epochs, seed, overrides, tta.get(arm, ()))
         for epochs in arguments.epochs
         for seed in arguments.seeds

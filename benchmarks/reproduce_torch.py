@@ -26,7 +26,7 @@ from googlenet_jax.data import Dataset, Split
 from googlenet_jax.report.spread import Spread, show, unpaired
 from train import allocator, console
 from train.reproduce import RESULTS, accuracies, plan
-from train.trials import Line, append, read
+from train.trials import Line, append, lines_of, read
 
 ROWS = (3, 5, 7, 8, 10)
 
@@ -156,8 +156,7 @@ def main(argv: list[str]) -> None:
         line = trial.identity | train(row, trial.config, dataset)
         line |= {"data": dataset.provenance["sha256"], "versions": {"torch": torch.__version__}}
         append(path, line)
-    found = (line for line in read(path) if any(trial.is_in([line]) for trial in ours + theirs))
-    print(table([*found]))
+    print(table(lines_of(ours + theirs, path)))
 
 
 if __name__ == "__main__":

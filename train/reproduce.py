@@ -46,12 +46,12 @@ def main(argv: list[str]) -> None:
     arguments, overrides = parser.parse_known_args(argv)
     trials = plan(arguments, overrides)
 
-    from train.trials import complete, read
+    from train.trials import complete, lines_of
 
     results = arguments.out / RESULTS
     if not arguments.table:
         complete(trials, results, arguments.out / RUNS)
-    lines = [line for line in read(results) if any(trial.is_in([line]) for trial in trials)]
+    lines = lines_of(trials, results)
     if not lines:
         raise UserError(f"{results}: holds none of these trials yet")
     text = table(lines)

@@ -124,6 +124,11 @@ def read(path: Path) -> list[Line]:
     return lines
 
 
+def lines_of(trials: Sequence[Trial], path: Path) -> list[Line]:
+    """The lines that are one of these trials'; see `read`."""
+    return [line for line in read(path) if any(trial.is_in([line]) for trial in trials)]
+
+
 def append(path: Path, line: Line) -> None:
     """Adds the line of a finished trial.
 

@@ -21,7 +21,6 @@ from googlenet_jax.data import decoding
 from googlenet_jax.errors import DataError
 
 MAX_STORED_BYTES = 2**32  # of a data set that has to fit on a device
-MAX_SIDE = 2**12  # of an image that a network gets, in pixels; the settings' limit, too
 
 
 @runtime_checkable
@@ -111,7 +110,8 @@ class DatasetInfo:
                 info.class_names
                 and all(isinstance(text, str) for text in (info.name, *info.class_names))
                 and all(type(each) in (int, float) and math.isfinite(each) for each in numbers)
-                and all(type(side) is int and 0 < side < MAX_SIDE for side in info.image_shape)
+                and all(type(side) is int and side > 0 for side in info.image_shape)
+                and math.prod(info.image_shape[:2]) <= decoding.MAX_PIXELS
                 and len(info.image_shape) == 3
                 and len(info.mean) == len(info.std) == info.image_shape[2]
                 and min(info.std) > 0

@@ -142,7 +142,7 @@ def test_compiled_programs_are_kept_for_the_next_run(tmp_path, argument, cache, 
     assert bool(kept) == is_kept
 
 
-def test_a_constant_schedule_allows_a_longer_run(tmp_path):
+def test_a_constant_schedule_allows_a_longer_run(tmp_path, capfd):
     """Even if the shorter run ended within an epoch."""
     config = small_config()
     config.optimizer.schedule = "constant"
@@ -160,8 +160,17 @@ def test_a_constant_schedule_allows_a_longer_run(tmp_path):
     # The epoch's time includes that of its steps before.
     assert 8 / extended.record.history[0]["images_per_second"] > 5 / cut["images_per_second"]
 
+    # The older checkpoint is damaged. It is not resumed, but it might have been the best.
+    (tmp_path / "extended" / "checkpoints" / "8" / "seal.json").write_text("{")
+    config.train.steps = 13
+    train_and_evaluate(config, tmp_path / "extended")
+    assert re.search(
+        r"warning: checkpoint 8 .* is damaged: .*; the run goes on without it, and will delete it",
+        capfd.readouterr().out,
+    )
+
     config.train.steps = 4
-    with pytest.raises(ConfigError, match="already taken 12 steps"):
+    with pytest.raises(ConfigError, match="already taken 13 steps"):
         train_and_evaluate(config, tmp_path / "extended")
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CASES = {"--kills": "2", "--faults": "2", "--reads": "1"}
+CASES = {"--kills": "4", "--faults": "4", "--reads": "1"}
 
 
 def test_a_few_kills_and_faults(tmp_path):
@@ -17,8 +17,8 @@ def test_a_few_kills_and_faults(tmp_path):
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stdout + ended.stderr
     lines = [json.loads(line) for line in (tmp_path / "cases-0.jsonl").read_text().splitlines()]
-    assert len({line["case"] for line in lines}) == len(lines) == 5
-    assert "5 cases, 0 wrong" in ended.stdout
+    assert len({line["case"] for line in lines}) == len(lines) == 9
+    assert "9 cases, 0 wrong" in ended.stdout
     (tmp_path / "sources").write_text("another version")  # whose results are not comparable
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (1, "")
