@@ -202,22 +202,20 @@ def fused_norm_relu(
       biases: Those of the convolutions before, which are not yet added. BatchNorm subtracts the
         mean, so a bias cancels out and its gradient is zero: it only moves the running mean.
     """
-    scale, shift, mean, var = (
-        jnp.concatenate([getattr(norm, name)[...] for norm in norms])
-        for name in ("scale", "bias", "mean", "var")
+    epsilon, kept = norms[0].epsilon, norms[0].momentum
+    scales, shifts, means, variances = (
+        [getattr(norm, name)[...] for norm in norms] for name in ("scale", "bias", "mean", "var")
     )
-    bias = jnp.concatenate(biases) if biases else 0
-    epsilon, widths = norms[0].epsilon, tuple(norm.num_features for norm in norms)
     if not train or norms[0].use_running_average:  # the latter in a frozen trunk
+        scale, shift, mean, var = map(jnp.concatenate, (scales, shifts, means, variances))
+        bias = jnp.concatenate(biases) if biases else 0
         x = batch_norm.by_statistics(x, scale, shift, mean - bias, var, epsilon)
-        return batch_norm.cut(x, widths)
-    responses, batch_mean, batch_var = batch_norm.by_batch(x, scale, shift, epsilon, widths)
-    kept = norms[0].momentum
-    means = batch_norm.cut(kept * mean + (1 - kept) * (batch_mean + bias), widths)
-    variances = batch_norm.cut(kept * var + (1 - kept) * batch_var, widths)
-    for norm, mean, var in zip(norms, means, variances, strict=True):
-        norm.mean.set_value(mean)
-        norm.var.set_value(var)
+        return batch_norm.cut(x, [norm.num_features for norm in norms])
+    responses, batch_means, batch_vars = batch_norm.by_batch(x, scales, shifts, epsilon)
+    for i, norm in enumerate(norms):
+        batch_mean = batch_means[i] + (biases[i] if biases else 0)
+        norm.mean.set_value(kept * means[i] + (1 - kept) * batch_mean)
+        norm.var.set_value(kept * variances[i] + (1 - kept) * batch_vars[i])
     return responses
 
 

@@ -37,9 +37,11 @@ def test_values_and_gradients_are_the_formulas_in_float64(widths):
         x, scale, shift, weights = draw(7, jnp.float64)
 
         def ours(x, scale, shift):
-            responses, mean, var = batch_norm.by_batch(x, scale, shift, EPSILON, widths)
-            assert tuple(part.shape[-1] for part in responses) == widths
-            return (jnp.concatenate(responses, -1) * weights).sum(), (mean, var)
+            scales, shifts = batch_norm.cut(scale, widths), batch_norm.cut(shift, widths)
+            found = batch_norm.by_batch(x, scales, shifts, EPSILON)
+            responses, mean, var = (jnp.concatenate(each, -1) for each in found)
+            assert tuple(part.shape[-1] for part in found[0]) == widths
+            return (responses * weights).sum(), (mean, var)
 
         def theirs(x, scale, shift):
             return (plain(x, scale, shift) * weights).sum()
@@ -54,14 +56,15 @@ def test_values_and_gradients_are_the_formulas_in_float64(widths):
             assert np.allclose(one, other, rtol=1e-9, atol=1e-11)
 
 
-def test_a_channel_of_equal_numbers_stays_finite():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_channel_of_equal_numbers_stays_finite(dtype):
     """Its variance, a difference of squares, could come out negative."""
-    x = jnp.full((4, 5, 5, 3), 3.3e3)
+    x = jnp.full((4, 5, 5, 3), 3.3e3, dtype)
     ones = jnp.ones(3)
 
     def total(x):
-        (y,), _, var = batch_norm.by_batch(x, ones, ones, EPSILON, (3,))
-        return y.sum(), var
+        (y,), _, (var,) = batch_norm.by_batch(x, [ones], [ones], EPSILON)
+        return y.astype(jnp.float32).sum(), var
 
     gradient, var = jax.grad(total, has_aux=True)(x)
     assert np.all(np.asarray(var) >= 0)
@@ -77,9 +80,9 @@ def test_in_bfloat16_statistics_and_gradients_are_sums_in_float32():
         return (respond(x, shift).astype(jnp.float32) * weights).sum()
 
     def ours(x, shift):
-        return batch_norm.by_batch(x, scale, shift, EPSILON, (3,))[0][0]
+        return batch_norm.by_batch(x, [scale], [shift], EPSILON)[0][0]
 
-    _, mean, var = batch_norm.by_batch(coarse, scale, shift, EPSILON, (3,))
+    _, (mean,), (var,) = batch_norm.by_batch(coarse, [scale], [shift], EPSILON)
     wide = coarse.astype(jnp.float32)
     assert mean.dtype == var.dtype == jnp.float32
     assert np.allclose(mean, wide.mean(axis=(0, 1, 2)), rtol=1e-5)
@@ -87,6 +90,28 @@ def test_in_bfloat16_statistics_and_gradients_are_sums_in_float32():
     found = jax.grad(total, 1)(coarse, shift, ours)
     expected = jax.grad(total, 1)(wide, shift, lambda x, shift: plain(x, scale, shift))
     assert np.allclose(found, expected, rtol=1e-2, atol=2.0)  # of sums of 1e5 weights near 1
+
+
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_in_bfloat16_gradients_are_the_formulas(mean):
+    """Of x to bfloat16's rounding, of scale and shift to float32's, also if the mean is large."""
+    x, scale, shift, weights = draw(3, jnp.float32, side=20)
+    coarse, weights = (each.astype(jnp.bfloat16) for each in (x + mean, weights))
+
+    def total(x, scale, shift, respond):
+        return (respond(x, scale, shift) * weights.astype(jnp.float32)).sum()
+
+    def ours(x, scale, shift):
+        (y,), _, _ = batch_norm.by_batch(x, [scale], [shift], EPSILON)
+        return y.astype(jnp.float32)
+
+    gradient_of = jax.grad(total, (0, 1, 2))
+    found = gradient_of(coarse, scale, shift, ours)
+    expected = gradient_of(coarse.astype(jnp.float32), scale, shift, plain)
+    assert found[0].dtype == jnp.bfloat16
+    assert np.allclose(found[0].astype(jnp.float32), expected[0], rtol=2**-8, atol=1e-4)
+    for one, other in zip(found[1:], expected[1:], strict=True):
+        assert np.allclose(one, other, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -178,7 +203,7 @@ def test_a_cpu_computes_the_gradient_that_comes_in_once():
 
     def loss(x, scale, shift, kernel):
         convolved = ops.conv(x, kernel, 1, ops.same_padding(3))
-        (response,), _, _ = batch_norm.by_batch(convolved, scale, shift, EPSILON, (64,))
+        (response,), _, _ = batch_norm.by_batch(convolved, [scale], [shift], EPSILON)
         return jnp.sum(jnp.square(ops.max_pool(response, 3, 1, ops.same_padding(3))))
 
     compiled = jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(x, scale, shift, kernel).compile()
