@@ -54,8 +54,8 @@ def compile_program(
     trace = trace_training if work == "training" else trace_evaluation
     traced, on_cpu = (trace(config, info, counts, placed(abstract, mesh), mesh) for mesh in meshes)
     costs = on_cpu.lower().cost_analysis()
-    compiled = traced.lower(lowering_platforms=(target.platform,)).compile()
-    return compiled, costs["flops"] / number
+    lowered = traced.lower(lowering_platforms=(target.platform,))
+    return parallel.compiled(lowered, target.platform), costs["flops"] / number
 
 
 def describe_data(config: Config) -> tuple[DatasetInfo, dict[Split, int]]:

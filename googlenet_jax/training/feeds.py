@@ -52,7 +52,8 @@ def compile_program(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, b
 
     jax.monitoring.register_event_listener(note)
     try:
-        return lowered.compile(), "/jax/compilation_cache/cache_hits" in events
+        program = parallel.compiled(lowered, parallel.platform())
+        return program, "/jax/compilation_cache/cache_hits" in events
     finally:
         jax.monitoring.unregister_event_listener(note)
 
