@@ -104,7 +104,7 @@ class Inception(nnx.Module):
             conv1x1, reduced3x3, reduced5x5 = fused_units(
                 [self.conv1x1, self.reduce3x3, self.reduce5x5], x, train
             )
-        if train:
+        if train and self.reduce3x3.bn is not None:  # else it is cheap to compute again
             reduced3x3 = ops.stored(reduced3x3)
         conv5x5 = call(self, "conv5x5", reduced5x5, train)
         branches = [
