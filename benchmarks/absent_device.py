@@ -55,7 +55,10 @@ def compile_program(
     traced, on_cpu = (trace(config, info, counts, placed(abstract, mesh), mesh) for mesh in meshes)
     costs = on_cpu.lower().cost_analysis()
     lowered = traced.lower(lowering_platforms=(target.platform,))
-    return parallel.compiled(lowered, target.platform), costs["flops"] / number
+    # As a run compiles them: evaluation by `jax.jit`, without options.
+    training = work == "training"
+    program = parallel.compiled(lowered, target.platform) if training else lowered.compile()
+    return program, costs["flops"] / number
 
 
 def describe_data(config: Config) -> tuple[DatasetInfo, dict[Split, int]]:

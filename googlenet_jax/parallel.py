@@ -38,11 +38,15 @@ def platform(mesh: Mesh | None = None) -> str:
 TPU_OPTIONS: dict[str, str | bool] = {
     "xla_tpu_memory_bound_loop_optimizer_options": "enabled:false"
 }
-"""In this pass libtpu 0.0.42 ends the process when it compiles a step of ResNet-164 for a v5e."""
+"""libtpu 0.0.42 ends the process in this pass when it compiles a step of ResNet-164 for a v5e."""
 
 
 def compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
-    """Compiles a program for devices of that kind, see `platform`."""
+    """Compiles a program for devices of that kind, see `platform`; a TPU's with `TPU_OPTIONS`.
+
+    Raises:
+      JaxRuntimeError: It cannot be compiled, for example for lack of memory.
+    """
     if platform == "tpu":
         try:
             return lowered.compile(TPU_OPTIONS)
