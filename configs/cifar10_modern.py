@@ -4,7 +4,7 @@
 
 `configs/cifar10_fast.py` trained for longer, with CutMix (Yun et al., 2019) in a random half of the
 batches and mixup (Zhang et al., 2018) in the others. Not run at full width yet;
-docs/recipes.md has a run at a small scale.
+docs/recipes.md has runs at a small scale.
 """
 
 from configs import cifar10_fast
