@@ -5,6 +5,7 @@ references call `jax.lax` directly.
 """
 
 import contextlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -294,6 +295,34 @@ def test_which_platform_gets_which_pooling():
         text = lowered(gradient, x, platform=platform)
         assert "stablehlo.reduce_window" not in text
         assert "stablehlo.select_and_scatter" not in text
+
+
+def compiled(function, *args):
+    """The program that XLA makes of the function for this CPU."""
+    return jax.jit(function).lower(*args).compile().as_text()
+
+
+def test_the_gradient_of_pooling_is_computed_once():
+    """Nine comparisons with the winner, though two parts of the gradient go different ways."""
+
+    def parts(x):
+        y, vjp = jax.vjp(lambda x: ops.max_pool(x, 3, 1, ops.same_padding(3)), x)
+        (gradient,) = vjp(jnp.sin(y))
+        return [jnp.where(part > 0, part, 0).sum() for part in jnp.split(gradient, 2, axis=-1)]
+
+    program = compiled(parts, jnp.ones((2, 8, 8, 8)))
+    assert len(re.findall(r"= pred\S+ compare\(.*direction=EQ", program)) == 9
+
+
+@pytest.mark.parametrize("size", [3, 4, 8])
+def test_an_image_is_not_taken_for_the_kernel(size):
+    def gradients(x, kernel):
+        y, vjp = jax.vjp(lambda x, k: ops.conv(x, k, 1, ops.same_padding(5)), x, kernel)
+        return y, vjp(jnp.sin(y))
+
+    program = compiled(gradients, jnp.ones((2, size, size, 3)), jnp.ones((5, 5, 3, 4)))
+    windows = re.findall(r" convolution\(.*window=\{size=(\w+)", program)
+    assert windows == ["5x5"] * 2
 
 
 # ceil((n - 3) / 2) + 1, by hand.
