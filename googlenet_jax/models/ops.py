@@ -152,10 +152,12 @@ def _kernel_gradient(
     if stride == 1 and shape[:2] != (1, 1) and x.shape[1] * x.shape[2] > 64:
         # A convolution in which batch and input channels change places. On one core it reaches
         # 70 GFLOP/s against the products' 56 (3x3, 32x32 pixels, 64 to 192 channels) and 87
-        # against 36 (5x5, 32 to 96); no gain at 8x8. The batch is cut into n parts, because 128
-        # images at once reach half the speed of 32. Each part takes every n-th image, so devices
-        # that share a batch have equal shares of each part.
-        n = next(n for n in range(-(-len(x) // 32), 0, -1) if len(x) % n == 0)
+        # against 36 (5x5, 32 to 96); no gain at 8x8. The batch is cut into n parts, because 32
+        # images at once can be too many for a cache that others use too: 4 GFLOP/s against 33 with
+        # 8 images (the first layer above). More parts would only take longer to compile. Each part
+        # takes every n-th image, so devices that share a batch have equal shares of each part.
+        most = min(16, -(-len(x) // 8))
+        n = next(n for n in range(most, 0, -1) if len(x) % n == 0)
         images, gradients = (y.reshape(-1, n, *y.shape[1:]) for y in (x, gradient))
         pairs = zip(
             images.transpose(1, 4, 2, 3, 0), gradients.transpose(1, 2, 3, 0, 4), strict=True
