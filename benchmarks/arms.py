@@ -8,7 +8,7 @@ so that row 8 is trained once, and two commands may do so at once if they have d
 import dataclasses
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,35 +101,46 @@ def table(lines: Sequence[Line]) -> list[str]:
     return rows
 
 
-def draw(lines: Sequence[Line], path: Path) -> None:
-    """Draws each arm's difference to row 8 with its 95 % interval, largest first.
+def gains(lines: Sequence[Line]) -> dict[str, Spread]:
+    """Each arm's difference to row 8, by its name, length and number of seeds; largest first."""
+    found = {
+        f"{each.arm}, {each.epochs} epochs ({each.gain.n})": each.gain
+        for each in results(lines)
+        if each.gain
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1].mean))
 
-    Arms that share fewer than three seeds with row 8 are left out: the interval of two pairs is
-    12.7 standard errors to each side.
+
+def draw(differences: Mapping[str, Spread], meaning: str, path: Path) -> None:
+    """Draws differences with their 95 % intervals, the first at the top.
+
+    Those of fewer than three seeds are left out: the interval of two pairs is 12.7 standard errors
+    to each side.
+
+    Args:
+      differences: In points, by name.
+      meaning: What they are.
+      path: Of the figure.
 
     Raises:
-      UserError: No arm is left.
+      UserError: No difference is left.
       OSError: The file cannot be written.
     """
     from matplotlib.figure import Figure
 
-    gains = {
-        f"{each.arm}, {each.epochs} epochs ({each.gain.n})": each.gain
-        for each in results(lines)
-        if each.gain and each.gain.n > 2
-    }
-    if not gains:
-        raise UserError(f"{path}: no arm shares three seeds with row 8 yet")
-    names = sorted(gains, key=lambda name: gains[name].mean)
-    figure = Figure(figsize=(9, 1 + 0.3 * len(names)), layout="constrained")
+    shown = {name: spread for name, spread in differences.items() if spread.n > 2}
+    if not shown:
+        raise UserError(f"{path}: no difference has three seeds yet")
+    figure = Figure(figsize=(9, 1 + 0.3 * len(shown)), layout="constrained")
     axes = figure.subplots()
-    for place, name in enumerate(names):
-        low, high = gains[name].interval or (math.nan, math.nan)
+    for place, spread in enumerate(shown.values()):
+        low, high = spread.interval or (math.nan, math.nan)
         axes.plot([low, high], [place, place], "|-", color="#0072b2")
-        axes.plot(gains[name].mean, place, "o", color="#0072b2")
-    axes.set_yticks(range(len(names)), names)
+        axes.plot(spread.mean, place, "o", color="#0072b2")
+    axes.set_yticks(range(len(shown)), shown)
+    axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel("test accuracy, difference to row 8 in points, with its 95 % interval (seeds)")
+    axes.set_xlabel(f"{meaning}, in points, with its 95 % interval (seeds)")
     axes.grid(axis="x", alpha=0.3)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
@@ -142,8 +153,9 @@ def main(
     purpose: str,
     arms: Arms,
     tta: Mapping[str, Sequence[str]],
+    differences: Callable[[Sequence[Line]], dict[str, Spread]] = gains,
 ) -> list[Line]:
-    """Trains what is missing, then prints the table.
+    """Trains what is missing, then prints the table and draws the figure.
 
     Args:
       argv: Command-line arguments.
@@ -151,6 +163,7 @@ def main(
       purpose: For --help.
       arms: By name; one of them is `BASE`, without changes.
       tta: Kinds of test-time augmentation that an arm's runs are tested with, besides none.
+      differences: What the figure shows of the lines.
 
     Returns:
       The lines of these arms with these settings, of any length and seed.
@@ -184,5 +197,5 @@ def main(
     for line in table(lines):
         console.say(line)
     if arguments.plot:
-        draw(lines, arguments.plot)
+        draw(differences(lines), "difference in test accuracy", arguments.plot)
     return lines

@@ -83,17 +83,13 @@ PAIRS = {
 """What a GoogLeNet and a ResNet have in common, and their arms."""
 
 
-def effects(lines: Sequence[Line]) -> list[str]:
-    """Tables of the factors' effects and of GoogLeNet's lead over a ResNet, in points.
+def effects(lines: Sequence[Line]) -> dict[str, Spread]:
+    """What each factor changes, in points, once all eight cells share a seed.
 
     A factor's effect is the mean over the settings of the others, seed by seed. Two factors'
     interaction is the difference of the first one's effect at the second one's two settings.
     """
-    found = {
-        arm: by_seed
-        for (epochs, arm), by_seed in arms.accuracies(lines).items()
-        if epochs == SMALL["train.epochs"]
-    }
+    found = _by_arm(lines)
     cells = {levels: found.get(arm, {}) for levels, arm in CELLS.items()}
     seeds = sorted(set.intersection(*map(set, cells.values())))
 
@@ -104,29 +100,55 @@ def effects(lines: Sequence[Line]) -> list[str]:
         )
         return math.fsum(signed) * 2 ** len(factors) / len(cells)
 
-    factors = {
+    return {
         name: Spread.of([contrast(positions, seed) for seed in seeds])
         for name, positions in CONTRASTS.items()
         if seeds
     }
-    leads = {
+
+
+def leads(lines: Sequence[Line]) -> dict[str, Spread]:
+    """How far GoogLeNet is ahead of a ResNet, in points, by what the two have in common."""
+    found = _by_arm(lines)
+    pairs = {
         name: paired(found.get(googlenet, {}), found.get(resnet, {}))
         for name, (googlenet, resnet) in PAIRS.items()
     }
+    return {name: spread for name, spread in pairs.items() if spread}
+
+
+def _by_arm(lines: Sequence[Line]) -> dict[str, dict[int, float]]:
+    """Test accuracies in percent by seed, for each arm of the small scale's length."""
+    return {
+        arm: by_seed
+        for (epochs, arm), by_seed in arms.accuracies(lines).items()
+        if epochs == SMALL["train.epochs"]
+    }
+
+
+def tables(lines: Sequence[Line]) -> list[str]:
+    """The factors' effects and GoogLeNet's leads, as Markdown."""
     rows = []
-    for head, spreads in (("effect", factors), ("GoogLeNet's lead", leads)):
+    for head, spreads in (("effect", effects(lines)), ("GoogLeNet's lead", leads(lines))):
         rows += ["", f"| {head} | seeds | points | 95 % interval |", "|---|---:|---:|---:|"]
         for name, spread in spreads.items():
-            if spread:
-                interval = show(spread.interval, "+.2f")
-                rows.append(f"| {name} | {spread.n} | {spread.mean:+.2f} | {interval} |")
+            interval = show(spread.interval, "+.2f")
+            rows.append(f"| {name} | {spread.n} | {spread.mean:+.2f} | {interval} |")
     return rows
 
 
+def for_figure(lines: Sequence[Line]) -> dict[str, Spread]:
+    """GoogLeNet's leads, then the factors' effects, by names that say which is which."""
+    named = {f"GoogLeNet's lead: {name}": spread for name, spread in leads(lines).items()}
+    named |= {f"effect: {name}": spread for name, spread in effects(lines).items()}
+    return {f"{name} ({spread.n})": spread for name, spread in named.items()}
+
+
 def main(argv: list[str]) -> None:
-    """Trains what is missing, then prints the tables."""
-    lines = arms.main(argv, "benchmarks.question", __doc__.splitlines()[0], ARMS, {})
-    for row in effects(lines):
+    """Trains what is missing, then prints the tables and draws the figure."""
+    purpose = __doc__.splitlines()[0]
+    lines = arms.main(argv, "benchmarks.question", purpose, ARMS, {}, for_figure)
+    for row in tables(lines):
         console.say(row)
 
 

@@ -82,20 +82,21 @@ def test_the_effects_are_those_that_the_runs_were_made_with():
         for seed in (0, 1, 2)
     ]
     lines.append(line("row 8", 0, 0.9, epochs=60))  # another length is another experiment
-    rows = [row.split(" | ") for row in question.effects(lines) if "rather" in row or "more" in row]
-    assert [row[1] for row in rows] == ["3"] * 6
-    assert [float(row[2]) for row in rows] == [4, 2, 1, 3, 0, 0]
+    effects = question.effects(lines)
+    assert [effect.n for effect in effects.values()] == [3] * 6
+    assert [effect.mean for effect in effects.values()] == pytest.approx([4, 2, 1, 3, 0, 0])
     # With its own recipe GoogLeNet leads by the sum of all but the interaction, which both have.
-    lead = next(row for row in question.effects(lines) if "own recipe" in row)
-    assert lead.startswith("| each with its own recipe | 3 | +7.00 | +7.00 to +7.00 |")
+    lead = question.leads(lines)["each with its own recipe"]
+    assert lead.interval == pytest.approx((7, 7))
+    assert "| each with its own recipe | 3 | +7.00 | +7.00 to +7.00 |" in question.tables(lines)
+    assert len(question.for_figure(lines)) == len(effects) + len(question.leads(lines))
 
 
 def test_effects_wait_for_all_cells():
-    rows = question.effects([line("row 8", 0, 0.5), line("ResNet-164, 1e-4, steps", 0, 0.4)])
-    assert [row for row in rows if row.startswith("| each")] == [
-        "| each with its own recipe | 1 | +10.00 |  |"
-    ]
-    assert not any("rather" in row for row in rows)
+    lines = [line("row 8", 0, 0.5), line("ResNet-164, 1e-4, steps", 0, 0.4)]
+    assert question.effects(lines) == {}
+    assert question.leads(lines).keys() == {"each with its own recipe"}
+    assert question.tables(lines)[-1] == "| each with its own recipe | 1 | +10.00 |  |"
 
 
 def test_the_figure_shows_arms_with_three_seeds_or_more(tmp_path, monkeypatch):
@@ -103,14 +104,17 @@ def test_the_figure_shows_arms_with_three_seeds_or_more(tmp_path, monkeypatch):
 
     labels = []
     original = Axes.set_yticks
-    monkeypatch.setattr(Axes, "set_yticks", lambda *args: labels.extend(args[2]) or original(*args))
-    lines = [line(arm, seed, 0.5) for arm in ("row 8", "Nesterov") for seed in range(3)]
-    lines += [line("cutout 4", seed, 0.5) for seed in range(2)]
-    arms.draw(lines, tmp_path / "gains.png")
-    assert labels == ["Nesterov, 20 epochs (3)"]
+    monkeypatch.setattr(
+        Axes, "set_yticks", lambda axes, *args: labels.extend(args[1]) or original(axes, *args)
+    )
+    accuracies = {"cutout 4": 0.5, "row 8": 0.5, "Nesterov": 0.6}
+    lines = [line(arm, seed, accuracies[arm]) for arm in accuracies for seed in range(3)]
+    lines += [line("mixup 0.2", seed, 0.7) for seed in range(2)]
+    arms.draw(arms.gains(lines), "difference", tmp_path / "gains.png")
+    assert labels == ["Nesterov, 20 epochs (3)", "cutout 4, 20 epochs (3)"]  # from the top
     assert (tmp_path / "gains.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UserError, match="no arm shares three seeds"):
-        arms.draw(lines[-2:], tmp_path / "none.png")
+    with pytest.raises(UserError, match="no difference has three seeds"):
+        arms.draw(arms.gains(lines[-2:]), "difference", tmp_path / "none.png")
 
 
 def test_a_config_s_arm_is_its_recipe_at_the_small_scale():
