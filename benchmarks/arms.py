@@ -140,7 +140,8 @@ def draw(differences: Mapping[str, Spread], meaning: str, path: Path) -> None:
     axes.set_yticks(range(len(shown)), shown)
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel(f"{meaning}, in points, with its 95 % interval (seeds)")
+    label = f"{meaning}, in points, with its 95 % interval (seeds)"
+    figure.supxlabel(label, fontsize="medium")  # the axis may be shorter than that
     axes.grid(axis="x", alpha=0.3)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
