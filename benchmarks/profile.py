@@ -24,9 +24,14 @@ Rows = list[tuple[str, int, float]]
 
 
 def primitives(program: str) -> dict[str, str]:
-    """The JAX primitive of each instruction; ", gradient" marks the backward pass."""
+    """The JAX primitive of each instruction; ", gradient" marks the backward pass.
+
+    Calls are left out: their operations are instructions, too.
+    """
     found: dict[str, str] = {}
     for name, rest in re.findall(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*)$", program, re.MULTILINE):
+        if " call(" in rest:
+            continue
         source = re.search(r'op_name="([^"]*)"', rest)
         path = source.group(1) if source else ""
         kind = path.rpartition("/")[2] or re.sub(r"[.\d]+$", "", name)

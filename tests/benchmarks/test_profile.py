@@ -1,9 +1,12 @@
 """The profile names a program's operations, with the backward pass separate."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 
 from benchmarks import profile
+from googlenet_jax.models import ops
 
 
 def test_operations_of_a_trace(tmp_path):
@@ -25,3 +28,12 @@ def test_operations_of_a_trace(tmp_path):
     seconds = [total for _, _, total in rows]
     assert min(seconds) > 0
     assert seconds == sorted(seconds, reverse=True)
+
+
+def test_a_call_is_not_counted_beside_its_operations():
+    pool = jax.jit(lambda x: ops.max_pool(x, 3, 1, ops.same_padding(3)))
+    program = pool.lower(jnp.ones((2, 8, 8, 4))).compile().as_text()
+    call = re.search(r"%(\S+) = \S+ call\(", program).group(1)
+    operation_of = profile.primitives(program)
+    assert "max" in operation_of.values()
+    assert call not in operation_of
