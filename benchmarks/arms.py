@@ -155,6 +155,7 @@ def main(
     arms: Arms,
     tta: Mapping[str, Sequence[str]],
     differences: Callable[[Sequence[Line]], dict[str, Spread]] = gains,
+    meaning: str = "difference to row 8 in test accuracy",
 ) -> list[Line]:
     """Trains what is missing, then prints the table and draws the figure.
 
@@ -165,6 +166,7 @@ def main(
       arms: By name; one of them is `BASE`, without changes.
       tta: Kinds of test-time augmentation that an arm's runs are tested with, besides none.
       differences: What the figure shows of the lines.
+      meaning: What they are.
 
     Returns:
       The lines of these arms with these settings, of any length and seed.
@@ -198,5 +200,5 @@ def main(
     for line in table(lines):
         console.say(line)
     if arguments.plot:
-        draw(differences(lines), "difference in test accuracy", arguments.plot)
+        draw(differences(lines), meaning, arguments.plot)
     return lines

@@ -147,7 +147,8 @@ def for_figure(lines: Sequence[Line]) -> dict[str, Spread]:
 def main(argv: list[str]) -> None:
     """Trains what is missing, then prints the tables and draws the figure."""
     purpose = __doc__.splitlines()[0]
-    lines = arms.main(argv, "benchmarks.question", purpose, ARMS, {}, for_figure)
+    meaning = "difference in test accuracy"
+    lines = arms.main(argv, "benchmarks.question", purpose, ARMS, {}, for_figure, meaning)
     for row in tables(lines):
         console.say(row)
 
