@@ -1,6 +1,7 @@
 """Runs every test on the CPU, with shapes checked and implicit type promotion refused."""
 
 import atexit
+import gc
 import os
 import shutil
 import socket
@@ -58,6 +59,10 @@ def programs_freed():
     """
     yield
     jax.clear_caches()
+    # What is left, such as modules, stays to the end. A read that fails collects garbage, see
+    # `errors.no_logging`; it need not look at all of that, which would take a second each time.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -167,11 +167,14 @@ def numbered_images(size=6, side=8):
     return images, jnp.eye(size)
 
 
+mix = jax.jit(augment.mix, static_argnames=("mixup", "cutmix"))
+
+
 def test_mixup_by_hand():
     images, targets = numbered_images()
     shares = []
     for seed in range(200):
-        found, mixed = augment.mix(jax.random.key(seed), images, targets, mixup=0.5, cutmix=0.0)
+        found, mixed = mix(jax.random.key(seed), images, targets, mixup=0.5, cutmix=0.0)
         share = float(mixed[1, 1])
         shares.append(share)
         assert np.allclose(mixed, share * np.eye(6) + (1 - share) * np.eye(6)[[5, 0, 1, 2, 3, 4]])
@@ -185,7 +188,7 @@ def test_cutmix_by_hand():
     images, targets = numbered_images()
     shares = []
     for seed in range(200):
-        found, mixed = augment.mix(jax.random.key(seed), images, targets, mixup=0.0, cutmix=1.0)
+        found, mixed = mix(jax.random.key(seed), images, targets, mixup=0.0, cutmix=1.0)
         covered = np.asarray(found)[1, :, :, 0] == 1
         rows, columns = np.flatnonzero(covered.any(axis=1)), np.flatnonzero(covered.any(axis=0))
         assert covered.sum() == len(rows) * len(columns)
@@ -200,7 +203,7 @@ def test_each_batch_has_mixup_or_cutmix():
     images, targets = numbered_images()
     whole = 0
     for seed in range(100):
-        found, _ = augment.mix(jax.random.key(seed), images, targets, mixup=1.0, cutmix=1.0)
+        found, _ = mix(jax.random.key(seed), images, targets, mixup=1.0, cutmix=1.0)
         whole += set(np.unique(np.asarray(found)[1])) <= {1.0, 2.0}
     assert 30 < whole < 70
 

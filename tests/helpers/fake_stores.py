@@ -5,6 +5,7 @@ and runs until its standard input is closed.
 """
 
 import contextlib
+import http.server
 import json
 import os
 import re
@@ -49,6 +50,9 @@ def main() -> None:
     from moto.server import ThreadedMotoServer
 
     server.BytesParser = Parser
+    # gcsfs opens a connection for each of many files at once. Beyond the usual queue of 5 the
+    # system drops them, and a dropped one tries again after 1, 3 and 7 seconds.
+    http.server.HTTPServer.request_queue_size = 256
     port = free_port()
     server.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket").start()
     amazon = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
