@@ -59,8 +59,8 @@ def programs_freed():
     """
     yield
     jax.clear_caches()
-    # What is left, such as modules, stays to the end. A read that fails collects garbage, see
-    # `errors.no_logging`; it need not look at all of that, which would take a second each time.
+    # What is left now, such as imported modules, stays to the end. A read that fails collects
+    # garbage (`errors.no_logging`). To look at all of that again took it half a second each time.
     gc.collect()
     gc.freeze()
 
