@@ -4,16 +4,17 @@
 
 trains at the small scale of `train.trials`, with equal numbers of steps:
 
-- both networks with either weight decay (GoogLeNet's 5e-4, the ResNet's 1e-4) and either schedule
-  (a cosine; the ResNet's steps, with its warm-up). All else is row 8's, so that "row 8" is
-  GoogLeNet with its own recipe;
+- both networks with either weight decay (GoogLeNet's 5e-4, the ResNet's 1e-4), either schedule (a
+  cosine; the ResNet's steps, with its warm-up), and initial weights over the fan-in or over the
+  fan-out. All else is row 8's, so that "row 8" is GoogLeNet with its own recipe;
 - GoogLeNet narrowed to the ResNet's number of parameters, and to its number of
   multiply-accumulates; the ResNet widened to GoogLeNet's number of parameters; a ResNet of about
-  GoogLeNet's depth, with its number of parameters; each with row 8's recipe.
+  GoogLeNet's depth, with its number of parameters; each with 5e-4, cosine and fan-in.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import arms
@@ -21,39 +22,49 @@ from googlenet_jax.report.spread import Spread, paired, show
 from train import allocator, console
 from train.trials import SMALL, Line
 
-RESNET: dict[str, Any] = {"model.name": "preact_resnet", "model.conv_bias": False}
-STEPS: dict[str, Any] = {
+Changes = dict[str, Any]
+Labels = tuple[str, str, str, str]
+RESNET: Changes = {"model.name": "preact_resnet", "model.conv_bias": False}
+STEPS: Changes = {
     "optimizer.schedule": "step",
     "optimizer.schedule_per": "step",
     "optimizer.decay_at": "0.5,0.75",
     "optimizer.warmup": "constant",
     "optimizer.warmup_epochs": 20 * 400 / 64_000,  # the same share of the steps as in row 9
 }
-LIGHT: dict[str, Any] = {"optimizer.weight_decay": 1e-4}
+FAN_IN: Changes = {"model.init": "fan_in"}
+NETWORKS: dict[str, Changes] = {"GoogLeNet": {}, "ResNet-164": RESNET}
+DECAYS: dict[str, Changes] = {"5e-4": {}, "1e-4": {"optimizer.weight_decay": 1e-4}}
+SCHEDULES: dict[str, Changes] = {"cosine": {}, "steps": STEPS}
+INITS: dict[str, Changes] = {"fan-in": FAN_IN, "fan-out": {}}
+CELLS: dict[Labels, Changes] = {
+    (network, decay, schedule, init): (
+        NETWORKS[network] | DECAYS[decay] | SCHEDULES[schedule] | INITS[init]
+    )
+    for init, decay, schedule, network in itertools.product(INITS, DECAYS, SCHEDULES, NETWORKS)
+}
+"""What row 8 changes for each choice of the four factors."""
+
+
+def name(cell: Labels) -> str:
+    """The arm of a cell."""
+    return ", ".join(cell) if CELLS[cell] else arms.BASE
+
+
 ARMS: arms.Arms = {
-    arms.BASE: {},
-    "ResNet-164, 5e-4, cosine": RESNET,
-    "GoogLeNet, 1e-4, steps": LIGHT | STEPS,
-    "ResNet-164, 1e-4, steps": RESNET | LIGHT | STEPS,
-    "GoogLeNet, 1e-4, cosine": LIGHT,
-    "ResNet-164, 1e-4, cosine": RESNET | LIGHT,
-    "GoogLeNet, 5e-4, steps": STEPS,
-    "ResNet-164, 5e-4, steps": RESNET | STEPS,
-    "GoogLeNet, the ResNet's parameters": {"model.width_multiplier": 0.134},
-    "GoogLeNet, the ResNet's multiplications": {"model.width_multiplier": 0.099},
-    "ResNet-164, GoogLeNet's parameters": RESNET | {"model.width_multiplier": 0.47},
+    **{name(cell): changes for cell, changes in CELLS.items()},
+    "GoogLeNet, the ResNet's parameters": FAN_IN | {"model.width_multiplier": 0.134},
+    "GoogLeNet, the ResNet's multiplications": FAN_IN | {"model.width_multiplier": 0.099},
+    "ResNet-164, GoogLeNet's parameters": FAN_IN | RESNET | {"model.width_multiplier": 0.47},
     "ResNet-20, GoogLeNet's parameters": (
-        RESNET | {"model.depth": 20, "model.width_multiplier": 1.32}
+        FAN_IN | RESNET | {"model.depth": 20, "model.width_multiplier": 1.32}
     ),
 }
-
-
-LEVELS = (
-    *((1, 1, 1), (-1, 1, 1), (1, -1, -1), (-1, -1, -1)),
-    *((1, -1, 1), (-1, -1, 1), (1, 1, -1), (-1, 1, -1)),
-)
-CELLS = dict(zip(LEVELS, ARMS, strict=False))
-"""Arms by network, weight decay and schedule: 1 for GoogLeNet's, -1 for the ResNet's."""
+SIGNS = {
+    label: sign
+    for factor in (NETWORKS, DECAYS, SCHEDULES, INITS)
+    for label, sign in zip(factor, (1, -1), strict=True)
+}
 CONTRASTS = {
     "GoogLeNet rather than ResNet-164": (0,),
     "weight decay 5e-4 rather than 1e-4": (1,),
@@ -62,21 +73,37 @@ CONTRASTS = {
     "what GoogLeNet gains more from the cosine": (0, 2),
     "what the cosine gains more with 5e-4": (1, 2),
 }
-"""Positions of the factors whose signs are multiplied."""
+"""Positions of the factors whose signs are multiplied, at either kind of initial weights."""
+INIT_CONTRASTS = {
+    "fan-in rather than fan-out": (3,),
+    "what GoogLeNet gains more from fan-in": (0, 3),
+}
 PAIRS = {
-    "each with its own recipe": (arms.BASE, "ResNet-164, 1e-4, steps"),
-    "row 8's recipe": (arms.BASE, "ResNet-164, 5e-4, cosine"),
-    "row 8's recipe, the ResNet's parameters": (
+    **{
+        f"{recipe}, {init}": (
+            name(("GoogLeNet", "5e-4", "cosine", init)),
+            name(("ResNet-164", decay, schedule, init)),
+        )
+        for init in INITS
+        for recipe, decay, schedule in (
+            ("each with its own recipe", "1e-4", "steps"),
+            ("GoogLeNet's recipe", "5e-4", "cosine"),
+        )
+    },
+    "GoogLeNet's recipe, fan-in, the ResNet's parameters": (
         "GoogLeNet, the ResNet's parameters",
-        "ResNet-164, 5e-4, cosine",
+        "ResNet-164, 5e-4, cosine, fan-in",
     ),
-    "row 8's recipe, the ResNet's multiplications": (
+    "GoogLeNet's recipe, fan-in, the ResNet's multiplications": (
         "GoogLeNet, the ResNet's multiplications",
-        "ResNet-164, 5e-4, cosine",
+        "ResNet-164, 5e-4, cosine, fan-in",
     ),
-    "row 8's recipe, GoogLeNet's parameters": (arms.BASE, "ResNet-164, GoogLeNet's parameters"),
-    "row 8's recipe, GoogLeNet's parameters and about its depth": (
-        arms.BASE,
+    "GoogLeNet's recipe, fan-in, GoogLeNet's parameters": (
+        "GoogLeNet, 5e-4, cosine, fan-in",
+        "ResNet-164, GoogLeNet's parameters",
+    ),
+    "GoogLeNet's recipe, fan-in, GoogLeNet's parameters and about its depth": (
+        "GoogLeNet, 5e-4, cosine, fan-in",
         "ResNet-20, GoogLeNet's parameters",
     ),
 }
@@ -84,37 +111,52 @@ PAIRS = {
 
 
 def effects(lines: Sequence[Line]) -> dict[str, Spread]:
-    """What each factor changes, in points, once all eight cells share a seed.
+    """What each factor changes, in points, once all cells that it needs share a seed.
 
     A factor's effect is the mean over the settings of the others, seed by seed. Two factors'
-    interaction is the difference of the first one's effect at the second one's two settings.
+    interaction is the difference of the first one's effect at the second one's two settings. Both
+    are taken at either kind of initial weights, since runs spread far more at one than at the
+    other.
     """
     found = _by_arm(lines)
-    cells = {levels: found.get(arm, {}) for levels, arm in CELLS.items()}
-    seeds = sorted(set.intersection(*map(set, cells.values())))
-
-    def contrast(factors: Sequence[int], seed: int) -> float:
-        signed = (
-            math.prod(levels[factor] for factor in factors) * by_seed[seed]
-            for levels, by_seed in cells.items()
-        )
-        return math.fsum(signed) * 2 ** len(factors) / len(cells)
-
-    return {
-        name: Spread.of([contrast(positions, seed) for seed in seeds])
-        for name, positions in CONTRASTS.items()
-        if seeds
+    cells = {cell: found.get(name(cell), {}) for cell in CELLS}
+    wanted = {
+        f"{effect}, {init}": ({cell: cells[cell] for cell in cells if init in cell}, positions)
+        for init in INITS
+        for effect, positions in CONTRASTS.items()
     }
+    wanted |= {effect: (cells, positions) for effect, positions in INIT_CONTRASTS.items()}
+    spreads = {effect: _contrast(*of) for effect, of in wanted.items()}
+    return {effect: spread for effect, spread in spreads.items() if spread}
+
+
+def _contrast(
+    cells: Mapping[Labels, Mapping[int, float]], positions: Sequence[int]
+) -> Spread | None:
+    """An effect over the seeds that the cells share; None if they share none.
+
+    Args:
+      cells: Accuracies by seed.
+      positions: Of the factors whose signs are multiplied.
+    """
+    signs = {cell: math.prod(SIGNS[cell[position]] for position in positions) for cell in cells}
+    seeds = set.intersection(*map(set, cells.values()))
+    scale = 2 ** len(positions) / len(cells)
+    values = [
+        scale * math.fsum(signs[cell] * by_seed[seed] for cell, by_seed in cells.items())
+        for seed in sorted(seeds)
+    ]
+    return Spread.of(values) if values else None
 
 
 def leads(lines: Sequence[Line]) -> dict[str, Spread]:
     """How far GoogLeNet is ahead of a ResNet, in points, by what the two have in common."""
     found = _by_arm(lines)
     pairs = {
-        name: paired(found.get(googlenet, {}), found.get(resnet, {}))
-        for name, (googlenet, resnet) in PAIRS.items()
+        common: paired(found.get(googlenet, {}), found.get(resnet, {}))
+        for common, (googlenet, resnet) in PAIRS.items()
     }
-    return {name: spread for name, spread in pairs.items() if spread}
+    return {common: spread for common, spread in pairs.items() if spread}
 
 
 def _by_arm(lines: Sequence[Line]) -> dict[str, dict[int, float]]:

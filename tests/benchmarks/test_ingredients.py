@@ -48,55 +48,80 @@ def test_an_arm_is_row_8_plus_one_ingredient(arm):
 @pytest.mark.parametrize(
     ("arm", "size", "other"),
     [
-        ("GoogLeNet, the ResNet's parameters", "parameters", "ResNet-164, 5e-4, cosine"),
-        ("GoogLeNet, the ResNet's multiplications", "macs", "ResNet-164, 5e-4, cosine"),
-        ("ResNet-164, GoogLeNet's parameters", "parameters", "row 8"),
-        ("ResNet-20, GoogLeNet's parameters", "parameters", "row 8"),
+        ("GoogLeNet, the ResNet's parameters", "parameters", "ResNet-164, 5e-4, cosine, fan-in"),
+        ("GoogLeNet, the ResNet's multiplications", "macs", "ResNet-164, 5e-4, cosine, fan-in"),
+        ("ResNet-164, GoogLeNet's parameters", "parameters", "GoogLeNet, 5e-4, cosine, fan-in"),
+        ("ResNet-20, GoogLeNet's parameters", "parameters", "GoogLeNet, 5e-4, cosine, fan-in"),
     ],
 )
 def test_networks_that_are_compared_have_the_same_size(arm, size, other):
+    def model(arm):
+        return arms.trial(question.ARMS, arm, 20, 0).config.model
+
     def measure(arm):
-        model = arms.trial(question.ARMS, arm, 20, 0).config.model
-        return sum(getattr(row, size) for row in layer_table.layer_table(model, (16, 16, 3), 10))
+        rows = layer_table.layer_table(model(arm), (16, 16, 3), 10)
+        return sum(getattr(row, size) for row in rows)
 
     assert measure(arm) == pytest.approx(measure(other), rel=0.02)
+    assert model(arm).init == model(other).init == "fan_in"
 
 
-def test_each_network_has_either_recipe():
-    assert len(question.CELLS) == 8
-    for (network, decay, schedule), arm in question.CELLS.items():
-        config = arms.trial(question.ARMS, arm, 20, 0).config
-        assert config.model.name == {1: "googlenet", -1: "preact_resnet"}[network]
-        assert config.optimizer.weight_decay == {1: 5e-4, -1: 1e-4}[decay]
-        assert config.optimizer.schedule == {1: "cosine", -1: "step"}[schedule]
+def test_each_network_has_each_recipe():
+    assert len(question.CELLS) == 16
+    for cell in question.CELLS:
+        network, decay, schedule, init = cell
+        config = arms.trial(question.ARMS, question.name(cell), 20, 0).config
+        assert (
+            config.model.name == {"GoogLeNet": "googlenet", "ResNet-164": "preact_resnet"}[network]
+        )
+        assert config.optimizer.weight_decay == float(decay)
+        assert config.optimizer.schedule == {"cosine": "cosine", "steps": "step"}[schedule]
+        assert config.model.init == {"fan-in": "fan_in", "fan-out": "fan_out"}[init]
 
 
 def test_the_effects_are_those_that_the_runs_were_made_with():
-    # The network makes 4 points, the decay 2, the schedule 1, network and decay together 3.
-    def accuracy(network, decay, schedule):
-        return 0.5 + 0.02 * network + 0.01 * decay + 0.005 * schedule + 0.0075 * network * decay
+    # The network makes 4 points, the decay 2, the schedule 1, network and decay together 3; fan-in
+    # makes 20, and doubles what the network does.
+    def accuracy(network, decay, schedule, init):
+        network, decay, schedule = (
+            1 if label in ("GoogLeNet", "5e-4", "cosine") else -1
+            for label in (network, decay, schedule)
+        )
+        recipe = 0.01 * decay + 0.005 * schedule + 0.0075 * network * decay
+        return recipe + (0.6 + 0.04 * network if init == "fan-in" else 0.4 + 0.02 * network)
 
     lines = [
-        line(arm, seed, accuracy(*levels) + seed / 100)
-        for levels, arm in question.CELLS.items()
+        line(question.name(cell), seed, accuracy(*cell) + seed / 100)
+        for cell in question.CELLS
         for seed in (0, 1, 2)
     ]
     lines.append(line("row 8", 0, 0.9, epochs=60))  # another length is another experiment
     effects = question.effects(lines)
-    assert [effect.n for effect in effects.values()] == [3] * 6
-    assert [effect.mean for effect in effects.values()] == pytest.approx([4, 2, 1, 3, 0, 0])
+    assert {effect.n for effect in effects.values()} == {3}
+    means = [effect.mean for effect in effects.values()]
+    assert means == pytest.approx([8, 2, 1, 3, 0, 0, 4, 2, 1, 3, 0, 0, 20, 4])
     # With its own recipe GoogLeNet leads by the sum of all but the interaction, which both have.
-    lead = question.leads(lines)["each with its own recipe"]
-    assert lead.interval == pytest.approx((7, 7))
-    assert "| each with its own recipe | 3 | +7.00 | +7.00 to +7.00 |" in question.tables(lines)
-    assert len(question.for_figure(lines)) == len(effects) + len(question.leads(lines))
+    leads = question.leads(lines)
+    assert leads["each with its own recipe, fan-in"].interval == pytest.approx((11, 11))
+    assert leads["each with its own recipe, fan-out"].interval == pytest.approx((7, 7))
+    row = "| each with its own recipe, fan-out | 3 | +7.00 | +7.00 to +7.00 |"
+    assert row in question.tables(lines)
+    assert len(question.for_figure(lines)) == len(effects) + len(leads)
 
 
 def test_effects_wait_for_all_cells():
-    lines = [line("row 8", 0, 0.5), line("ResNet-164, 1e-4, steps", 0, 0.4)]
+    lines = [line("row 8", 0, 0.5), line("ResNet-164, 1e-4, steps, fan-out", 0, 0.4)]
     assert question.effects(lines) == {}
-    assert question.leads(lines).keys() == {"each with its own recipe"}
-    assert question.tables(lines)[-1] == "| each with its own recipe | 1 | +10.00 |  |"
+    own = "each with its own recipe, fan-out"
+    assert question.leads(lines).keys() == {own}
+    assert question.tables(lines)[-1] == f"| {own} | 1 | +10.00 |  |"
+
+
+def test_effects_at_one_kind_of_initial_weights_need_no_run_of_the_other():
+    lines = [line(question.name(cell), 0, 0.5) for cell in question.CELLS if "fan-in" in cell]
+    effects = question.effects(lines)
+    assert len(effects) == len(question.CONTRASTS)
+    assert all(name.endswith(", fan-in") and effect.mean == 0 for name, effect in effects.items())
 
 
 def test_the_figure_shows_arms_with_three_seeds_or_more(tmp_path, monkeypatch):
