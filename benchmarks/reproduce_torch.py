@@ -21,22 +21,35 @@ from torch.nn import functional
 
 from benchmarks.torch_networks import GoogLeNet, ZooGoogLeNet
 from googlenet_jax import data
-from googlenet_jax.config import Config, OptimizerConfig
+from googlenet_jax.config import Config, ModelConfig, OptimizerConfig
 from googlenet_jax.data import Dataset, Split
+from googlenet_jax.errors import UserError
 from googlenet_jax.report.spread import Spread, show, unpaired
 from train import allocator, console
 from train.reproduce import RESULTS, accuracies, plan
 from train.trials import Line, append, lines_of, read
 
 ROWS = (3, 5, 7, 8, 10)
+FOLLOWED = {
+    "data.downscale",
+    "data.max_train_examples",
+    "model.init",
+    "model.width_multiplier",
+    "optimizer.learning_rate",
+    "optimizer.weight_decay",
+    "train.batch_size",
+    "train.epochs",
+}
+"""Settings that may differ from the rows' own."""
 
 
-def create_network(row: int, width: float) -> nn.Module:
-    """A row's network with the article's initial weights."""
+def create_network(row: int, config: ModelConfig) -> nn.Module:
+    """A row's network with the config's initial weights."""
+    width = config.width_multiplier
     network = ZooGoogLeNet(width=width) if row == 10 else GoogLeNet(width=width, bn=row != 3)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_uniform_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_uniform_(module.weight, mode=config.init, nonlinearity="relu")
     return network
 
 
@@ -75,7 +88,7 @@ def train(row: int, config: Config, dataset: Dataset) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     info = dataset.info
     mean, std = (torch.tensor(each).view(3, 1, 1) * 255 for each in (info.mean, info.std))
-    network = create_network(row, config.model.width_multiplier)
+    network = create_network(row, config.model)
     network.to(memory_format=torch.channels_last)
     optimizer = create_optimizer(network, config.optimizer)
     images, labels = tensors(dataset, Split.TRAIN)
@@ -146,6 +159,10 @@ def main(argv: list[str]) -> None:
     arguments.scale = "small"
     path = arguments.out / RESULTS
     ours = plan(arguments, overrides)
+    for trial, row in zip(ours, plan(arguments, []), strict=True):
+        changed = dict(trial.identity["settings"].items() ^ row.identity["settings"].items())
+        if others := sorted(changed.keys() - FOLLOWED):
+            raise UserError(f"--config.{others[0]}: the PyTorch side does not follow it")
     theirs = [dataclasses.replace(trial, arm=f"{trial.arm}, PyTorch") for trial in ours]
     for trial in theirs:
         if trial.is_in(read(path)):

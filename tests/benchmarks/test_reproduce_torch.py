@@ -1,16 +1,21 @@
 """`benchmarks.reproduce_torch`: its recipe against this project's, and a run on few images."""
 
 import argparse
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 torch = pytest.importorskip("torch")
 
 from benchmarks import reproduce_torch  # noqa: E402
+from googlenet_jax import models  # noqa: E402
 from googlenet_jax.data import Arrays, Dataset, Split  # noqa: E402
 from googlenet_jax.data.cifar import CIFAR10  # noqa: E402
+from googlenet_jax.errors import UserError  # noqa: E402
 from googlenet_jax.training.plan import Plan  # noqa: E402
 from train.reproduce import plan  # noqa: E402
 
@@ -19,6 +24,25 @@ def config(row):
     arguments = argparse.Namespace(rows=[str(row)], seeds=[0], scale="small")
     (trial,) = plan(arguments, [])
     return trial.config
+
+
+@pytest.mark.parametrize("init", ["fan_out", "fan_in"])
+def test_initial_weights_are_as_large_as_this_projects(init):
+    model = dataclasses.replace(config(8).model, init=init)
+    ours = nnx.state(models.create(model, (16, 16, 3), 10, rngs=nnx.Rngs(0)), nnx.Param)
+    theirs = reproduce_torch.create_network(8, model).requires_grad_(False).parameters()
+    bounds = [
+        # Of a uniform distribution: a layer's largest weight comes close to it.
+        sorted(float(abs(each).max()) for each in parameters if each.ndim > 1)
+        for parameters in (jax.tree.leaves(ours), theirs)
+    ]
+    assert bounds[0] == pytest.approx(bounds[1], rel=0.05)
+
+
+def test_a_setting_that_only_one_side_follows_is_refused(tmp_path):
+    wrong = "--config.optimizer.nesterov=True"
+    with pytest.raises(UserError, match=r"optimizer\.nesterov: the PyTorch side does not follow"):
+        reproduce_torch.main(["--out", str(tmp_path), "--rows", "8", "--seeds", "0", wrong])
 
 
 @pytest.mark.parametrize("row", reproduce_torch.ROWS)
