@@ -7,6 +7,8 @@ trains at the small scale of `train.trials`, with equal numbers of steps:
 - both networks with either weight decay (GoogLeNet's 5e-4, the ResNet's 1e-4), either schedule (a
   cosine; the ResNet's steps, with its warm-up), and initial weights over the fan-in or over the
   fan-out. All else is row 8's, so that "row 8" is GoogLeNet with its own recipe;
+- both with 25 times either weight decay, a cosine and fan-in. Learning rate, decay and number of
+  steps multiply to what decay there is in a run, and these runs have a 25th of row 8's steps;
 - GoogLeNet narrowed to the ResNet's number of parameters, and to its number of
   multiply-accumulates; the ResNet widened to GoogLeNet's number of parameters; a ResNet of about
   GoogLeNet's depth, with its number of parameters; each with 5e-4, cosine and fan-in.
@@ -14,7 +16,7 @@ trains at the small scale of `train.trials`, with equal numbers of steps:
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import arms
@@ -35,15 +37,24 @@ STEPS: Changes = {
 FAN_IN: Changes = {"model.init": "fan_in"}
 NETWORKS: dict[str, Changes] = {"GoogLeNet": {}, "ResNet-164": RESNET}
 DECAYS: dict[str, Changes] = {"5e-4": {}, "1e-4": {"optimizer.weight_decay": 1e-4}}
+SCALED_DECAYS: dict[str, Changes] = {
+    "0.0125": {"optimizer.weight_decay": 0.0125},
+    "0.0025": {"optimizer.weight_decay": 0.0025},
+}
 SCHEDULES: dict[str, Changes] = {"cosine": {}, "steps": STEPS}
 INITS: dict[str, Changes] = {"fan-in": FAN_IN, "fan-out": {}}
-CELLS: dict[Labels, Changes] = {
+FACTORIAL: dict[Labels, Changes] = {
     (network, decay, schedule, init): (
         NETWORKS[network] | DECAYS[decay] | SCHEDULES[schedule] | INITS[init]
     )
     for init, decay, schedule, network in itertools.product(INITS, DECAYS, SCHEDULES, NETWORKS)
 }
-"""What row 8 changes for each choice of the four factors."""
+"""What each choice of the four factors changes of row 8."""
+SCALED: dict[Labels, Changes] = {
+    (network, decay, "cosine", "fan-in"): NETWORKS[network] | SCALED_DECAYS[decay] | FAN_IN
+    for decay, network in itertools.product(SCALED_DECAYS, NETWORKS)
+}
+CELLS = FACTORIAL | SCALED
 
 
 def name(cell: Labels) -> str:
@@ -62,22 +73,30 @@ ARMS: arms.Arms = {
 }
 SIGNS = {
     label: sign
-    for factor in (NETWORKS, DECAYS, SCHEDULES, INITS)
+    for factor in (NETWORKS, DECAYS, SCALED_DECAYS, SCHEDULES, INITS)
     for label, sign in zip(factor, (1, -1), strict=True)
 }
-CONTRASTS = {
-    "GoogLeNet rather than ResNet-164": (0,),
-    "weight decay 5e-4 rather than 1e-4": (1,),
-    "cosine rather than steps": (2,),
-    "what GoogLeNet gains more from 5e-4": (0, 1),
-    "what GoogLeNet gains more from the cosine": (0, 2),
-    "what the cosine gains more with 5e-4": (1, 2),
+EFFECTS: dict[str, tuple[list[Labels], tuple[int, ...]]] = {
+    # At either kind of initial weights, since runs spread far more at one than at the other.
+    **{
+        f"{effect}, {init}": ([cell for cell in FACTORIAL if init in cell], positions)
+        for init in INITS
+        for effect, positions in {
+            "GoogLeNet rather than ResNet-164": (0,),
+            "weight decay 5e-4 rather than 1e-4": (1,),
+            "cosine rather than steps": (2,),
+            "what GoogLeNet gains more from 5e-4": (0, 1),
+            "what GoogLeNet gains more from the cosine": (0, 2),
+            "what the cosine gains more with 5e-4": (1, 2),
+        }.items()
+    },
+    "fan-in rather than fan-out": ([*FACTORIAL], (3,)),
+    "what GoogLeNet gains more from fan-in": ([*FACTORIAL], (0, 3)),
+    "GoogLeNet rather than ResNet-164, scaled decay": ([*SCALED], (0,)),
+    "weight decay 0.0125 rather than 0.0025": ([*SCALED], (1,)),
+    "what GoogLeNet gains more from 0.0125": ([*SCALED], (0, 1)),
 }
-"""Positions of the factors whose signs are multiplied, at either kind of initial weights."""
-INIT_CONTRASTS = {
-    "fan-in rather than fan-out": (3,),
-    "what GoogLeNet gains more from fan-in": (0, 3),
-}
+"""The cells of an effect, and the positions of the factors whose signs are multiplied."""
 PAIRS = {
     **{
         f"{recipe}, {init}": (
@@ -89,6 +108,13 @@ PAIRS = {
             ("each with its own recipe", "1e-4", "steps"),
             ("GoogLeNet's recipe", "5e-4", "cosine"),
         )
+    },
+    **{
+        f"weight decay {decay}, cosine, fan-in": (
+            name(("GoogLeNet", decay, "cosine", "fan-in")),
+            name(("ResNet-164", decay, "cosine", "fan-in")),
+        )
+        for decay in SCALED_DECAYS
     },
     "GoogLeNet's recipe, fan-in, the ResNet's parameters": (
         "GoogLeNet, the ResNet's parameters",
@@ -114,39 +140,21 @@ def effects(lines: Sequence[Line]) -> dict[str, Spread]:
     """What each factor changes, in points, once all cells that it needs share a seed.
 
     A factor's effect is the mean over the settings of the others, seed by seed. Two factors'
-    interaction is the difference of the first one's effect at the second one's two settings. Both
-    are taken at either kind of initial weights, since runs spread far more at one than at the
-    other.
+    interaction is the difference of the first one's effect at the second one's two settings.
     """
     found = _by_arm(lines)
-    cells = {cell: found.get(name(cell), {}) for cell in CELLS}
-    wanted = {
-        f"{effect}, {init}": ({cell: cells[cell] for cell in cells if init in cell}, positions)
-        for init in INITS
-        for effect, positions in CONTRASTS.items()
-    }
-    wanted |= {effect: (cells, positions) for effect, positions in INIT_CONTRASTS.items()}
-    spreads = {effect: _contrast(*of) for effect, of in wanted.items()}
-    return {effect: spread for effect, spread in spreads.items() if spread}
 
+    def values(cells: Sequence[Labels], positions: Sequence[int]) -> list[float]:
+        by_seed = {cell: found.get(name(cell), {}) for cell in cells}
+        signs = {cell: math.prod(SIGNS[cell[position]] for position in positions) for cell in cells}
+        scale = 2 ** len(positions) / len(cells)
+        return [
+            scale * math.fsum(signs[cell] * by_seed[cell][seed] for cell in cells)
+            for seed in sorted(set.intersection(*map(set, by_seed.values())))
+        ]
 
-def _contrast(
-    cells: Mapping[Labels, Mapping[int, float]], positions: Sequence[int]
-) -> Spread | None:
-    """An effect over the seeds that the cells share; None if they share none.
-
-    Args:
-      cells: Accuracies by seed.
-      positions: Of the factors whose signs are multiplied.
-    """
-    signs = {cell: math.prod(SIGNS[cell[position]] for position in positions) for cell in cells}
-    seeds = set.intersection(*map(set, cells.values()))
-    scale = 2 ** len(positions) / len(cells)
-    values = [
-        scale * math.fsum(signs[cell] * by_seed[seed] for cell, by_seed in cells.items())
-        for seed in sorted(seeds)
-    ]
-    return Spread.of(values) if values else None
+    measured = {effect: values(*of) for effect, of in EFFECTS.items()}
+    return {effect: Spread.of(points) for effect, points in measured.items() if points}
 
 
 def leads(lines: Sequence[Line]) -> dict[str, Spread]:

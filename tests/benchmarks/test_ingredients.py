@@ -67,7 +67,7 @@ def test_networks_that_are_compared_have_the_same_size(arm, size, other):
 
 
 def test_each_network_has_each_recipe():
-    assert len(question.CELLS) == 16
+    assert (len(question.FACTORIAL), len(question.SCALED)) == (16, 4)
     for cell in question.CELLS:
         network, decay, schedule, init = cell
         config = arms.trial(question.ARMS, question.name(cell), 20, 0).config
@@ -81,10 +81,10 @@ def test_each_network_has_each_recipe():
 
 def test_the_effects_are_those_that_the_runs_were_made_with():
     # The network makes 4 points, the decay 2, the schedule 1, network and decay together 3; fan-in
-    # makes 20, and doubles what the network does.
+    # makes 20, and doubles what the network does. The scaled decays make nothing.
     def accuracy(network, decay, schedule, init):
         network, decay, schedule = (
-            1 if label in ("GoogLeNet", "5e-4", "cosine") else -1
+            {"GoogLeNet": 1, "5e-4": 1, "cosine": 1, "0.0125": 0, "0.0025": 0}.get(label, -1)
             for label in (network, decay, schedule)
         )
         recipe = 0.01 * decay + 0.005 * schedule + 0.0075 * network * decay
@@ -99,7 +99,7 @@ def test_the_effects_are_those_that_the_runs_were_made_with():
     effects = question.effects(lines)
     assert {effect.n for effect in effects.values()} == {3}
     means = [effect.mean for effect in effects.values()]
-    assert means == pytest.approx([8, 2, 1, 3, 0, 0, 4, 2, 1, 3, 0, 0, 20, 4])
+    assert means == pytest.approx([8, 2, 1, 3, 0, 0, 4, 2, 1, 3, 0, 0, 20, 4, 8, 0, 0])
     # With its own recipe GoogLeNet leads by the sum of all but the interaction, which both have.
     leads = question.leads(lines)
     assert leads["each with its own recipe, fan-in"].interval == pytest.approx((11, 11))
@@ -118,9 +118,9 @@ def test_effects_wait_for_all_cells():
 
 
 def test_effects_at_one_kind_of_initial_weights_need_no_run_of_the_other():
-    lines = [line(question.name(cell), 0, 0.5) for cell in question.CELLS if "fan-in" in cell]
+    lines = [line(question.name(cell), 0, 0.5) for cell in question.FACTORIAL if "fan-in" in cell]
     effects = question.effects(lines)
-    assert len(effects) == len(question.CONTRASTS)
+    assert len(effects) == 6
     assert all(name.endswith(", fan-in") and effect.mean == 0 for name, effect in effects.items())
 
 
