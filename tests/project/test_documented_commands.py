@@ -62,6 +62,7 @@ EXPERIMENTS = {
     "train.reproduce": ["--rows=8", "--seeds=0"],
     "benchmarks.reproduce_torch": ["--rows=8", "--seeds=0"],
     "benchmarks.recipes": ["--arms=row 8", "--seeds=0"],
+    "benchmarks.question": ["--arms=row 8", "--seeds=0"],
 }
 SMALLER = [
     *("--config.data.max_train_examples=40", "--config.train.epochs=1"),
