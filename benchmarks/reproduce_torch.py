@@ -33,6 +33,7 @@ ROWS = (3, 5, 7, 8, 10)
 FOLLOWED = {
     "data.downscale",
     "data.max_train_examples",
+    "eval.batch_size",
     "model.init",
     "model.width_multiplier",
     "optimizer.learning_rate",
