@@ -7,8 +7,8 @@ trains at the small scale of `train.trials`, with equal numbers of steps:
 - both networks with either weight decay (GoogLeNet's 5e-4, the ResNet's 1e-4), either schedule (a
   cosine; the ResNet's steps, with its warm-up), and initial weights over the fan-in or over the
   fan-out. All else is row 8's, so that "row 8" is GoogLeNet with its own recipe;
-- both with 25 times either weight decay, a cosine and fan-in. Learning rate, decay and number of
-  steps multiply to what decay there is in a run, and these runs have a 25th of row 8's steps;
+- both with 25 times either weight decay, a cosine and fan-in. How much a whole run decays is the
+  product of learning rate, weight decay and steps, and these runs have a 25th of row 8's steps;
 - GoogLeNet narrowed to the ResNet's number of parameters, and to its number of
   multiply-accumulates; the ResNet widened to GoogLeNet's number of parameters; a ResNet of about
   GoogLeNet's depth, with its number of parameters; each with 5e-4, cosine and fan-in.
