@@ -171,6 +171,8 @@ def complete(trials: Sequence[Trial], path: Path, folder: Path) -> None:
         console.say(f"== {trial.name}")
         line = run(trial, folder / re.sub(r"[^\w.]+", "-", trial.name))
         append(path, line)
+        # Programs of a CPU take thousands of memory maps, of which Linux gives a process 65,530.
+        jax.clear_caches()
         lines = read(path)  # another process may have added some
         missing = [each for each in missing if not each.is_in(lines)]
     console.say(f"all {len(trials)} trials are done")

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,16 @@ def test_each_trial_is_trained_once_and_leaves_a_line(tmp_path, capsys, monkeypa
     assert plain["data"] == summary["data"]["sha256"]
     different = {n for n in fast["settings"] if fast["settings"][n] != plain["settings"].get(n)}
     assert different == {"optimizer.learning_rate"}
+
+
+def test_many_trials_do_not_exhaust_the_maps_of_a_process(tmp_path):
+    maps = Path("/proc/self/maps")
+    path, counted = tmp_path / "trials.jsonl", []
+    for rate in (0.1, 0.2, 0.3):
+        trial = tiny("plain", **{"optimizer.learning_rate": rate})
+        trials.complete([trial], path, tmp_path / str(rate))
+        counted.append(len(maps.read_text().splitlines()))
+    assert counted[2] - counted[1] < 100  # each left more than 1,000 of at most 65,530
 
 
 def test_another_setting_or_seed_is_another_trial():
