@@ -28,8 +28,10 @@ HISTORY = [
 
 def stored_by_wandb(run):
     """Reads the file's chunks: a header, then a sum, a length and a kind before each record."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # finish() may return before the package's own process has written the file
     found = []
     for path in sorted(Path("wandb").glob(f"offline-run-*-{run}/run-{run}.wandb")):
         content, at = path.read_bytes(), 7
